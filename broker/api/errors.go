@@ -1,0 +1,60 @@
+package api
+
+import (
+	"context"
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/record"
+)
+
+// kafkaErrors maps the domain's sentinels to Kafka's errors. What is already a
+// *kerr.Error anywhere in the chain needs no row.
+var kafkaErrors = []struct {
+	is   error
+	kafk *kerr.Error
+}{
+	{record.ErrTooLarge, kerr.MessageTooLarge},
+	{record.ErrInvalidTimestamp, kerr.InvalidTimestamp},
+	{record.ErrUnsupportedCodec, kerr.UnsupportedCompressionType},
+	{record.ErrInvalidRecord, kerr.InvalidRecord},
+	{record.ErrCorrupt, kerr.CorruptMessage},
+	{record.ErrTruncated, kerr.CorruptMessage},
+	{command.ErrNotLeader, kerr.NotController},
+	{context.DeadlineExceeded, kerr.RequestTimedOut},
+	{context.Canceled, kerr.RequestTimedOut},
+}
+
+// codeOf is the Kafka error code for err, 0 for nil. What nobody foresaw is
+// UNKNOWN_SERVER_ERROR, which clients do not retry: the caller logs it.
+func codeOf(err error) int16 {
+	if err == nil {
+		return 0
+	}
+	var k *kerr.Error
+	if errors.As(err, &k) {
+		return k.Code
+	}
+	for _, row := range kafkaErrors {
+		if errors.Is(err, row.is) {
+			return row.kafk.Code
+		}
+	}
+	return kerr.UnknownServerError.Code
+}
+
+// messageOf is the text for an answer's error message field: nil without an
+// error, our own words where there are some, else Kafka's.
+func messageOf(err error) *string {
+	if err == nil {
+		return nil
+	}
+	var k *kerr.Error
+	if e, ok := err.(*kerr.Error); ok && errors.As(e, &k) {
+		return &k.Description
+	}
+	msg := err.Error()
+	return &msg
+}

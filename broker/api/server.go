@@ -1,0 +1,112 @@
+// Package api is where Kafka's messages meet Firn's own types: one file per API
+// or per closely related few, each turning a kmsg request into calls of the
+// domain packages and their results into a kmsg answer with Kafka's error codes.
+//
+// table.go is the one list of what is served. Handlers run on the connection's
+// reader goroutine in the order of arrival and must not block: what waits for
+// the metadata log or a disk goes through Server.slow.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/broker/config"
+	"github.com/firnlog/firn/broker/fetch"
+	"github.com/firnlog/firn/broker/group"
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/wire"
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/record"
+)
+
+// Topics makes topics, for clients and for the broker itself.
+type Topics interface {
+	// EnsureInternal starts to create one of Kafka's internal topics unless it
+	// exists, and returns it once it can be used, nil before.
+	EnsureInternal(name string) *metadata.Topic
+}
+
+// Options are what the handlers stand on. All fields are required.
+type Options struct {
+	Config     *config.Config
+	Meta       metadata.Client
+	Partitions *partition.Set
+	Fetch      *fetch.Service
+	Sessions   *fetch.Sessions
+	Groups     *group.Coordinator
+	Logger     *slog.Logger
+}
+
+// Server answers Kafka requests. It is a wire.Handler.
+type Server struct {
+	Options
+	routes map[int16]*route
+	ids    producerIDs
+	topics topicMaker
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// New returns a server for the routes of table.go.
+func New(o Options) *Server {
+	s := &Server{Options: o, routes: make(map[int16]*route, len(routes))}
+	for i := range routes {
+		s.routes[routes[i].key] = &routes[i]
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.topics = topicMaker{s: s, making: make(map[string]struct{})}
+	return s
+}
+
+// Close cancels what Server.slow has started and waits for it.
+func (s *Server) Close() {
+	s.cancel()
+	s.wg.Wait()
+}
+
+// ServeKafka answers one request. wire has checked its key and version against
+// the table already.
+func (s *Server) ServeKafka(r *wire.Request) { s.routes[r.Key].serve(s, r) }
+
+// slow runs f on a goroutine of its own, with a context that ends after timeout,
+// or when the broker stops. A client that goes away does not end it: what was
+// asked of the metadata log may already be decided.
+func (s *Server) slow(timeout time.Duration, f func(ctx context.Context)) {
+	s.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, timeout)
+		defer cancel()
+		f(ctx)
+	})
+}
+
+// on adapts a typed handler to the table.
+func on[T kmsg.Request](f func(*Server, *wire.Request, T)) func(*Server, *wire.Request) {
+	return func(s *Server, r *wire.Request) { f(s, r, r.Body.(T)) }
+}
+
+// nodeID is this broker's id.
+func (s *Server) nodeID() int32 { return s.Config.NodeID }
+
+// topicRef finds a topic by id where one is given, by name otherwise.
+func topicRef(img *metadata.Image, name string, id record.TopicID) *metadata.Topic {
+	if !id.IsZero() {
+		return img.Topic(id)
+	}
+	return img.TopicByName(name)
+}
+
+// millis turns a client's timeout into a duration within what a request may
+// take.
+func millis(ms int32) time.Duration {
+	return min(max(time.Duration(ms)*time.Millisecond, 0), 10*time.Minute)
+}
+
+// ptr returns a pointer to a copy of v.
+func ptr[T any](v T) *T { return &v }

@@ -1,0 +1,282 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/firnlog/firn/commitlog"
+	"github.com/firnlog/firn/commitlog/producer"
+	"github.com/firnlog/firn/record"
+)
+
+const (
+	// maxRounds is how often one goroutine writes for others before it hands the
+	// writer's part to a goroutine made for it.
+	maxRounds = 32
+	// maxScratch bounds, in elements, the slices kept between rounds, so that an
+	// idle partition holds next to nothing.
+	maxScratch = 256
+)
+
+// Owner is told when its append is done: once, from any goroutine, off all
+// locks. For one partition the calls come in offset order.
+type Owner interface{ AppendDone(*Append) }
+
+// Append is one batch on its way into a partition. The caller fills the first
+// group; the second is the answer, valid from AppendDone on.
+type Append struct {
+	// Raw is the batch as the client sent it. It must stay unchanged until
+	// Written is true; its offset and epoch are stamped in place.
+	Raw []byte
+	// AcksAll waits for the watermark (acks=all); otherwise the append is done
+	// when it is in the log.
+	AcksAll bool
+	// Internal marks a coordinator's own append: control batches are allowed and
+	// the epoch below is checked.
+	Internal bool
+	// ZstdOK is false for Produce below version 7.
+	ZstdOK bool
+	// LeaderEpoch is the epoch that an internal writer believes in, −1 for none.
+	LeaderEpoch record.Epoch
+	Owner       Owner
+
+	// Err is nil, a *kerr.Error (perhaps wrapped) or a *record.InvalidError.
+	Err error
+	// Base is the first offset, −1 on error; of a duplicate, the original's.
+	Base record.Offset
+	// AppendTime is the log append time in ms, −1 for CreateTime topics.
+	AppendTime int64
+
+	batch record.Batch
+	end   record.Offset
+}
+
+// Append puts one batch into the partition. It may write for others on the
+// caller's goroutine, but waits for no flush and no replica. Appends of one
+// goroutine keep their order.
+func (p *Partition) Append(a *Append) {
+	a.Base, a.AppendTime = -1, -1
+	set := p.settings.Load()
+	rules := set.rules
+	rules.Now = time.Now().UnixMilli()
+	rules.AllowControl, rules.RefuseZstd = a.Internal, !a.Internal && !a.ZstdOK
+	batch, err := record.Validate(a.Raw, &rules)
+	if err == nil {
+		a.batch = batch
+		if batch.IsLogAppendTime() {
+			a.AppendTime = batch.MaxTimestamp
+		}
+		p.mu.Lock()
+		if err = p.admitLocked(a); err == nil {
+			p.queue = append(p.queue, a)
+			p.runLocked()
+			return
+		}
+		p.mu.Unlock()
+	}
+	a.Err = err
+	a.Owner.AppendDone(a)
+}
+
+func (p *Partition) admitLocked(a *Append) error {
+	if err := p.checkLeaderLocked(a.LeaderEpoch); err != nil {
+		return err
+	}
+	if a.AcksAll && !p.rep.EnoughInSync() {
+		return kerr.NotEnoughReplicas
+	}
+	return nil
+}
+
+// exclusive runs op while no append is under way and returns when it is done.
+func (p *Partition) exclusive(op func()) {
+	done := make(chan struct{})
+	p.mu.Lock()
+	p.ops = append(p.ops, func() { defer close(done); op() })
+	p.runLocked()
+	<-done
+	p.deliver()
+}
+
+// runLocked makes the caller the writer unless there is one, and releases the
+// lock.
+func (p *Partition) runLocked() {
+	if p.writing {
+		p.mu.Unlock()
+		return
+	}
+	p.writing = true
+	p.mu.Unlock()
+	p.writeLoop()
+}
+
+// writeLoop is the writer's part: rounds of operations and gathered appends
+// until nothing is queued.
+func (p *Partition) writeLoop() {
+	for round := 0; ; round++ {
+		p.mu.Lock()
+		if len(p.ops) == 0 && len(p.queue) == 0 {
+			p.writing = false
+			p.mu.Unlock()
+			return
+		}
+		if round == maxRounds {
+			p.mu.Unlock()
+			go p.writeLoop()
+			return
+		}
+		ops, queue := p.ops, p.queue
+		p.ops, p.queue = nil, nil
+		epoch := p.rep.LeaderEpoch()
+		p.mu.Unlock()
+		for _, op := range ops {
+			op()
+		}
+		if len(ops) > 0 && len(queue) > 0 {
+			queue, epoch = p.readmit(queue)
+		}
+		if len(queue) > 0 {
+			p.write(queue, epoch)
+		}
+		p.deliver()
+	}
+}
+
+// readmit checks queued appends again after an operation that may have changed
+// the partition's role.
+func (p *Partition) readmit(queue []*Append) ([]*Append, record.Epoch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	kept := queue[:0]
+	for _, a := range queue {
+		if a.Err = p.admitLocked(a); a.Err != nil {
+			p.ready = append(p.ready, a)
+			continue
+		}
+		kept = append(kept, a)
+	}
+	return kept, p.rep.LeaderEpoch()
+}
+
+// write stamps, checks and appends a gathered queue. A producer's second batch
+// in one gather is checked only after the first is in the log, so that its
+// sequence is judged against it.
+func (p *Partition) write(queue []*Append, epoch record.Epoch) {
+	next := p.log.End()
+	first := 0 // queue[first:i] is gathered and not yet written
+	for i, a := range queue {
+		if a.batch.HasProducer() && p.gathersProducer(a.batch.ProducerID) {
+			p.commit(queue[first:i])
+			first, next = i, p.log.End()
+		}
+		if dup, ok, err := p.checkProducer(a); err != nil || ok {
+			// Not to be written: what stands before it is, and it is answered in order.
+			p.commit(queue[first:i])
+			first, next = i+1, p.log.End()
+			p.settle(a, dup, err)
+			continue
+		}
+		a.batch.Stamp(next, epoch)
+		a.Base = next
+		next = a.batch.NextOffset()
+		a.end = next
+		p.gather = append(p.gather, a.batch)
+	}
+	p.commit(queue[first:])
+	if cap(p.gather) > maxScratch {
+		p.gather = nil
+	}
+}
+
+func (p *Partition) gathersProducer(id int64) bool {
+	for i := range p.gather {
+		if p.gather[i].ProducerID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// checkProducer judges the batch's sequence. ok tells that it is a duplicate of
+// what dup names.
+func (p *Partition) checkProducer(a *Append) (dup producer.Verdict, ok bool, err error) {
+	if !a.batch.HasProducer() || a.batch.IsControl() {
+		return dup, false, nil
+	}
+	dup, err = p.log.CheckProducer(&a.batch.Header)
+	switch {
+	case errors.Is(err, producer.ErrOutOfOrderSequence):
+		return dup, false, fmt.Errorf("%w: %w", kerr.OutOfOrderSequenceNumber, err)
+	case errors.Is(err, producer.ErrStaleEpoch):
+		return dup, false, fmt.Errorf("%w: %w", kerr.InvalidProducerEpoch, err)
+	case err != nil:
+		return dup, false, fmt.Errorf("%w: %w", kerr.InvalidTxnState, err)
+	}
+	return dup, dup.Duplicate, nil
+}
+
+// settle answers an append that is not written: a duplicate or an error.
+func (p *Partition) settle(a *Append, dup producer.Verdict, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		a.Err = err
+		p.ready = append(p.ready, a)
+		return
+	}
+	a.Base, a.end = dup.Base, dup.End
+	if a.AppendTime >= 0 {
+		a.AppendTime = dup.Timestamp
+	}
+	if !a.AcksAll || a.end <= p.rep.HighWatermark() {
+		p.ready = append(p.ready, a)
+		return
+	}
+	p.waitLocked(a)
+}
+
+// waitLocked keeps acks in the order of their ends; a duplicate may belong
+// before appends that came after its original.
+func (p *Partition) waitLocked(a *Append) {
+	i := len(p.acks)
+	for i > 0 && p.acks[i-1].end > a.end {
+		i--
+	}
+	p.acks = append(p.acks, nil)
+	copy(p.acks[i+1:], p.acks[i:])
+	p.acks[i] = a
+}
+
+// commit writes what was gathered for these appends and queues their answers.
+func (p *Partition) commit(appends []*Append) {
+	if len(p.gather) == 0 {
+		return
+	}
+	err := p.log.Append(p.gather)
+	clear(p.gather)
+	p.gather = p.gather[:0]
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		if !errors.Is(err, commitlog.ErrNoSpace) {
+			p.slog.Error("append failed", "topic", p.topic, "partition", p.tp.Partition, "err", err)
+		}
+		for _, a := range appends {
+			a.Base, a.Err = -1, fmt.Errorf("%w: %w", kerr.KafkaStorageError, err)
+		}
+		p.ready = append(p.ready, appends...)
+		return
+	}
+	for _, a := range appends {
+		if a.AcksAll {
+			p.waitLocked(a)
+		} else {
+			p.ready = append(p.ready, a)
+		}
+	}
+	p.effectsLocked(p.rep.Appended(p.log.End()))
+}

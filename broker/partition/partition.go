@@ -1,0 +1,327 @@
+// Package partition carries out what the replica machine decides: it owns the
+// local log of each partition that this broker hosts, the queue of appends in
+// front of it, and those who wait for its watermark.
+//
+// # Who runs what
+//
+// A partition has no goroutine. Appends are gathered: the goroutine that finds
+// no writer at work becomes the writer, takes all that is queued, writes it with
+// one vectored write, and goes on until the queue is empty. Whatever must not
+// run beside an append (taking a new leader epoch, truncation, closing) is
+// queued as an operation and run by the same writer. Completions are delivered
+// in offset order by whichever goroutine moved the watermark, one at a time.
+//
+// # Locks
+//
+// Partition.mu guards the queue, the replica machine and the waiters. It is
+// never held across I/O or a callback. Lock order: Set before Partition.mu;
+// nothing is locked inside it but the log's own short mutexes.
+//
+// # Invariants
+//
+//	logStart ≤ localStart ≤ remoteEnd ≤ lastStable ≤ highWatermark ≤ logEnd
+//
+// An append with acks=all is done when the watermark has passed its end, a
+// duplicate when the watermark has passed the original's end. Reads by clients
+// end at the watermark (or the last stable offset).
+package partition
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/commitlog"
+	"github.com/firnlog/firn/metadata/configdef"
+	"github.com/firnlog/firn/record"
+)
+
+// Partition is one partition's replica on this broker.
+type Partition struct {
+	tp    record.TopicPartition
+	topic string
+	log   *commitlog.Log
+	slog  *slog.Logger
+	prop  func(*Partition, *replica.ISRProposal) // sends an ISR change; never blocks
+
+	settings atomic.Pointer[settings]
+
+	mu      sync.Mutex
+	closed  bool
+	writing bool // a goroutine is in writeLoop
+	queue   []*Append
+	ops     []func()
+	rep     *replica.Replica
+	// acks are the appends that wait for the watermark, in offset order.
+	acks       []*Append
+	ready      []*Append // to be delivered, in offset order
+	delivering bool
+	watchers   []Watcher
+	moved      bool // watchers are to be told
+	// INVARIANT: logStart and remoteEnd never go back.
+	logStart  record.Offset
+	remoteEnd record.Offset
+
+	// gather and spare belong to the writer; they are reused between rounds.
+	gather []record.Batch
+	spare  []*Append
+}
+
+// settings are what the topic's configuration means for the hot path.
+type settings struct {
+	topic *configdef.TopicConfig
+	rules record.Rules // Now is set per batch
+}
+
+// Watcher is told when there may be more to read, or when the partition's
+// leadership changed. Moved must not block.
+type Watcher interface{ Moved() }
+
+// Log gives the partition's local log, for archive, reclaim and description.
+func (p *Partition) Log() *commitlog.Log { return p.log }
+
+// TP is the partition's topic id and number.
+func (p *Partition) TP() record.TopicPartition { return p.tp }
+
+// Topic is the name of the partition's topic.
+func (p *Partition) Topic() string { return p.topic }
+
+// Config is the topic's configuration in force.
+func (p *Partition) Config() *configdef.TopicConfig { return p.settings.Load().topic }
+
+// State is a consistent view of a partition's offsets and epochs.
+type State struct {
+	Role           replica.Role
+	Leader         int32
+	LeaderEpoch    record.Epoch
+	LogStart       record.Offset
+	LocalStart     record.Offset
+	RemoteEnd      record.Offset // clamped up to LogStart
+	LastStable     record.Offset
+	HighWatermark  record.Offset
+	LogEnd         record.Offset
+	FlushedEnd     record.Offset
+	WatermarkKnown bool // false: a new leader whose watermark is behind its epoch (KIP-207)
+}
+
+// State returns the partition's offsets as of now.
+func (p *Partition) State() State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stateLocked()
+}
+
+func (p *Partition) stateLocked() State {
+	s := State{
+		Role: p.rep.Role(), Leader: p.rep.Leader(), LeaderEpoch: p.rep.LeaderEpoch(),
+		LogStart: p.logStart, HighWatermark: p.rep.HighWatermark(),
+		FlushedEnd: p.log.FlushedEnd(), LogEnd: p.log.End(),
+		WatermarkKnown: p.rep.WatermarkKnown(),
+	}
+	s.LocalStart = max(p.log.Start(), p.logStart)
+	s.RemoteEnd = max(p.remoteEnd, p.logStart)
+	s.HighWatermark = max(s.HighWatermark, min(s.LogStart, s.LogEnd))
+	s.LastStable = s.HighWatermark
+	if u := p.log.FirstUnstable(); u >= 0 && u < s.LastStable {
+		s.LastStable = max(u, s.LogStart)
+	}
+	return s
+}
+
+// CheckLeader answers nil where this broker leads the partition and the epoch
+// that the client named, if any (−1 is none), is the one in force (KIP-320).
+func (p *Partition) CheckLeader(current record.Epoch) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.checkLeaderLocked(current)
+}
+
+func (p *Partition) checkLeaderLocked(current record.Epoch) error {
+	switch epoch := p.rep.LeaderEpoch(); {
+	case p.closed:
+		return kerr.NotLeaderForPartition
+	case current >= 0 && current < epoch:
+		return kerr.FencedLeaderEpoch
+	case current >= 0 && current > epoch:
+		return kerr.UnknownLeaderEpoch
+	case p.rep.Role() != replica.Leader:
+		return kerr.NotLeaderForPartition
+	}
+	if p.log.Failed() != nil {
+		return kerr.KafkaStorageError
+	}
+	return nil
+}
+
+// Watch registers a watcher until Unwatch.
+func (p *Partition) Watch(w Watcher) {
+	p.mu.Lock()
+	p.watchers = append(p.watchers, w)
+	p.mu.Unlock()
+}
+
+// Unwatch forgets a watcher.
+func (p *Partition) Unwatch(w Watcher) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, have := range p.watchers {
+		if have == w {
+			last := len(p.watchers) - 1
+			p.watchers[i], p.watchers[last] = p.watchers[last], nil
+			p.watchers = p.watchers[:last]
+			return
+		}
+	}
+}
+
+// assign takes the partition's assignment from the metadata image. It returns
+// once the log knows the new epoch.
+func (p *Partition) assign(a replica.Assignment) error {
+	var err error
+	p.exclusive(func() {
+		p.mu.Lock()
+		p.logStart = max(p.logStart, a.LogStart)
+		p.remoteEnd = max(p.remoteEnd, a.RemoteEnd)
+		eff := p.rep.Assign(time.Now(), a, replica.Progress{LogEnd: p.log.End(), FlushedEnd: p.log.FlushedEnd()})
+		p.mu.Unlock()
+		if eff.AssignEpoch {
+			err = p.log.AssignEpoch(a.LeaderEpoch, p.log.End())
+		}
+		p.mu.Lock()
+		if eff.RoleChanged {
+			p.failLocked(kerr.NotLeaderForPartition)
+		}
+		p.effectsLocked(eff)
+		p.moved = true
+		p.mu.Unlock()
+	})
+	if err != nil {
+		return fmt.Errorf("partition %s-%d: take leader epoch %d: %w", p.topic, p.tp.Partition, a.LeaderEpoch, err)
+	}
+	return nil
+}
+
+// configure takes the topic's configuration.
+func (p *Partition) configure(c *configdef.TopicConfig, rep replica.Config) {
+	p.settings.Store(newSettings(c))
+	p.log.SetConfig(logConfig(c))
+	p.mu.Lock()
+	p.effectsLocked(p.rep.SetConfig(rep))
+	p.mu.Unlock()
+	p.deliver()
+}
+
+// flushed is the log's callback: more of it is durable. The log is asked how
+// much, since a truncation may have overtaken the callback.
+func (p *Partition) flushed(record.Offset) {
+	p.mu.Lock()
+	if p.rep == nil { // while the log is being opened
+		p.mu.Unlock()
+		return
+	}
+	p.effectsLocked(p.rep.Flushed(p.log.FlushedEnd()))
+	p.mu.Unlock()
+	p.deliver()
+}
+
+// tick lets time pass for the replica machine.
+func (p *Partition) tick(now time.Time) {
+	p.mu.Lock()
+	p.effectsLocked(p.rep.Tick(now))
+	p.mu.Unlock()
+}
+
+// proposalFailed tells the replica machine that its ISR change was refused.
+func (p *Partition) proposalFailed(pr *replica.ISRProposal) {
+	p.mu.Lock()
+	p.rep.ProposalFailed(pr)
+	p.mu.Unlock()
+}
+
+// effectsLocked notes what an event caused; deliver carries it to the waiters.
+func (p *Partition) effectsLocked(eff replica.Effects) {
+	if eff.WatermarkMoved {
+		n := 0
+		for n < len(p.acks) && p.acks[n].end <= eff.HighWatermark {
+			n++
+		}
+		if n > 0 {
+			p.ready = append(p.ready, p.acks[:n]...)
+			rest := copy(p.acks, p.acks[n:])
+			clear(p.acks[rest:])
+			p.acks = p.acks[:rest]
+		}
+		p.moved = p.moved || len(p.watchers) > 0
+	}
+	if eff.Propose != nil {
+		p.prop(p, eff.Propose)
+	}
+}
+
+// failLocked answers everyone who waits with an error.
+func (p *Partition) failLocked(err error) {
+	for _, a := range p.acks {
+		a.Err = err
+	}
+	p.ready = append(p.ready, p.acks...)
+	p.acks = nil
+}
+
+// deliver runs the callbacks of what is ready, in order, off the lock. One
+// goroutine delivers at a time; what becomes ready meanwhile it takes along.
+func (p *Partition) deliver() {
+	p.mu.Lock()
+	if p.delivering {
+		p.mu.Unlock()
+		return
+	}
+	p.delivering = true
+	var watchers []Watcher
+	for len(p.ready) > 0 || p.moved {
+		ready := p.ready
+		p.ready = p.spare[:0]
+		p.spare = nil
+		watchers = watchers[:0]
+		if p.moved {
+			watchers = append(watchers, p.watchers...)
+			p.moved = false
+		}
+		p.mu.Unlock()
+		for i, a := range ready {
+			ready[i] = nil
+			a.Owner.AppendDone(a)
+		}
+		for _, w := range watchers {
+			w.Moved()
+		}
+		p.mu.Lock()
+		if cap(ready) <= maxScratch {
+			p.spare = ready[:0]
+		}
+	}
+	p.delivering = false
+	p.mu.Unlock()
+}
+
+// close stops the partition, answers all waiters and closes its log. clean says
+// that the log may be trusted as it is on disk.
+func (p *Partition) close(clean bool) error {
+	var err error
+	p.exclusive(func() {
+		p.mu.Lock()
+		already := p.closed
+		p.closed = true
+		p.failLocked(kerr.NotLeaderForPartition)
+		p.moved = true
+		p.mu.Unlock()
+		if !already {
+			err = p.log.Close(clean)
+		}
+	})
+	return err
+}

@@ -1,0 +1,101 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/commitlog"
+	"github.com/firnlog/firn/commitlog/producer"
+	"github.com/firnlog/firn/record"
+)
+
+// Read asks for records of one partition.
+type Read struct {
+	From record.Offset
+	// Current is the leader epoch that the reader believes in, −1 for no check.
+	Current record.Epoch
+	// LastFetched is the epoch of the reader's last record, −1 for none; it finds
+	// out a reader whose log went another way (KIP-595).
+	LastFetched record.Epoch
+	// MaxBytes bounds the batches read; with AtLeastOne the first comes anyway.
+	MaxBytes   int
+	AtLeastOne bool
+	// Committed reads to the last stable offset (read_committed).
+	Committed bool
+}
+
+// Diverging tells a reader where its log left the leader's: the largest epoch
+// not above its own, and that epoch's end.
+type Diverging struct {
+	Epoch record.Epoch
+	End   record.Offset
+}
+
+// ReadResult is what a partition has for a reader. Slice must be released.
+type ReadResult struct {
+	State     State
+	Slice     commitlog.Slice
+	Aborted   []producer.Aborted
+	Diverging *Diverging
+	// Remote: the records asked for are in the bucket alone; read them there, up
+	// to UpTo.
+	Remote bool
+	// UpTo is the end of what this reader may see.
+	UpTo record.Offset
+}
+
+// Read reads from the local log, or says that the bucket must be read. An
+// offset between the watermark and the log's end gives no data and no error.
+func (p *Partition) Read(r Read) (ReadResult, error) {
+	p.mu.Lock()
+	err := p.checkLeaderLocked(r.Current)
+	s := p.stateLocked()
+	p.mu.Unlock()
+	res := ReadResult{State: s, UpTo: s.HighWatermark}
+	if err != nil {
+		return res, err
+	}
+	if r.Committed {
+		res.UpTo = s.LastStable
+	}
+	if r.LastFetched >= 0 {
+		epoch, end := p.log.EpochEnd(r.LastFetched)
+		if epoch >= 0 && (epoch < r.LastFetched || end < r.From) {
+			res.Diverging = &Diverging{Epoch: epoch, End: end}
+			return res, nil
+		}
+	}
+	switch {
+	case r.From < s.LogStart || r.From > s.LogEnd:
+		if s.Role == replica.Leader && r.From > s.LogEnd && !s.WatermarkKnown {
+			return res, kerr.OffsetNotAvailable
+		}
+		return res, kerr.OffsetOutOfRange
+	case r.From < s.LocalStart:
+		res.Remote = true
+		return res, nil
+	case r.From >= res.UpTo:
+		return res, nil
+	}
+	slice, err := p.log.Read(r.From, res.UpTo, r.MaxBytes, r.AtLeastOne)
+	if errors.Is(err, commitlog.ErrOutOfRange) {
+		// Trimmed between the look and the read: the bucket has it by now, or it is
+		// below the log start. The next look tells which.
+		res.Remote = r.From < s.RemoteEnd
+		if !res.Remote {
+			return res, kerr.OffsetOutOfRange
+		}
+		return res, nil
+	}
+	if err != nil {
+		return res, fmt.Errorf("%w: read %s-%d at %d: %w", kerr.KafkaStorageError, p.topic, p.tp.Partition, r.From, err)
+	}
+	res.Slice = slice
+	if r.Committed && slice.Bytes > 0 {
+		res.Aborted = p.log.AbortedTxns(r.From, slice.Next)
+	}
+	return res, nil
+}
