@@ -1,0 +1,36 @@
+package commitlog
+
+import (
+	"errors"
+
+	"github.com/firnlog/firn/commitlog/producer"
+)
+
+var (
+	// ErrOutOfRange: the offset is outside [Start, End].
+	ErrOutOfRange = errors.New("commitlog: offset out of range")
+	// ErrNoSpace: the disk is full. The log is exactly as it was before the
+	// call and can be used again.
+	ErrNoSpace = errors.New("commitlog: no space left on device")
+	// ErrFailed: an earlier write or sync failed, after which the disk's content
+	// is unknown. The log takes no more changes until it is opened again.
+	ErrFailed = errors.New("commitlog: log has failed")
+	// ErrClosed: the log was closed.
+	ErrClosed = errors.New("commitlog: log is closed")
+	// ErrCorrupt: bytes below the recovery point are missing or damaged, or a
+	// file of the data directory cannot be trusted.
+	ErrCorrupt = errors.New("commitlog: corrupt")
+	// ErrNotContiguous: a batch to append starts below the end of the log.
+	ErrNotContiguous = errors.New("commitlog: batch does not follow the end of the log")
+	// ErrLocked: another process uses the data directory.
+	ErrLocked = errors.New("commitlog: data directory is in use by another process")
+
+	// ErrOutOfOrderSequence is producer.ErrOutOfOrderSequence.
+	ErrOutOfOrderSequence = producer.ErrOutOfOrderSequence
+	// ErrStaleProducerEpoch is producer.ErrStaleEpoch.
+	ErrStaleProducerEpoch = producer.ErrStaleEpoch
+	// ErrInvalidTxnState is producer.ErrInvalidTxnState.
+	ErrInvalidTxnState = producer.ErrInvalidTxnState
+	// ErrStaleCoordinator is producer.ErrStaleCoordinator.
+	ErrStaleCoordinator = producer.ErrStaleCoordinator
+)

@@ -1,0 +1,238 @@
+package segment
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// DefaultFDs bounds the descriptors that an FDCache keeps open.
+const DefaultFDs = 4096
+
+// ErrRemoved says that the file was deleted or replaced after its segment was
+// looked up. The caller takes a newer snapshot of the log and tries again.
+var ErrRemoved = errors.New("segment: file was removed")
+
+// FDCache is a least-recently-used set of open descriptors that the logs of a
+// data directory share. Files in use (acquired) are never closed; the bound is
+// exceeded rather than a reader refused.
+type FDCache struct {
+	max int
+
+	mu   sync.Mutex
+	open int       // files with a descriptor
+	idle list.List // of *File with a descriptor and no reference, most recent first
+}
+
+// NewFDCache makes a cache of at most limit open descriptors (DefaultFDs when
+// limit <= 0).
+func NewFDCache(limit int) *FDCache {
+	if limit <= 0 {
+		limit = DefaultFDs
+	}
+	return &FDCache{max: limit}
+}
+
+// Open counts the descriptors open now.
+func (c *FDCache) Open() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.open
+}
+
+// File is a file of a log, opened on demand. A reference from Acquire keeps
+// the descriptor open, also after the file was unlinked or replaced, until
+// Release.
+type File struct {
+	cache *FDCache
+	fs    vfs.FS
+	path  string
+	write bool
+
+	opening sync.Mutex // single flight for opening; held across open(2), never with cache.mu
+
+	// Guarded by cache.mu:
+	f       vfs.File
+	refs    int
+	removed bool
+	elem    *list.Element // place in cache.idle, nil while referenced or closed
+}
+
+// NewFile describes the file at path. Nothing is opened. With write the file
+// is opened for reading and writing.
+func NewFile(c *FDCache, fs vfs.FS, path string, write bool) *File {
+	return &File{cache: c, fs: fs, path: path, write: write}
+}
+
+// Adopt takes over an open file, which starts without references.
+func (f *File) adopt(open vfs.File) {
+	c := f.cache
+	c.mu.Lock()
+	f.f = open
+	c.open++
+	f.elem = c.idle.PushFront(f)
+	victims := c.evictLocked()
+	c.mu.Unlock()
+	closeAll(victims)
+}
+
+// Path is where the file was opened.
+func (f *File) Path() string { return f.path }
+
+// Acquire opens the file if needed and keeps it open until Release. It answers
+// ErrRemoved once Detach was called.
+func (f *File) Acquire() error {
+	c := f.cache
+	c.mu.Lock()
+	if f.removed {
+		c.mu.Unlock()
+		return ErrRemoved
+	}
+	f.refs++
+	if f.f != nil {
+		if f.elem != nil {
+			c.idle.Remove(f.elem)
+			f.elem = nil
+		}
+		c.mu.Unlock()
+		return nil
+	}
+	c.mu.Unlock()
+	if err := f.openFile(); err != nil {
+		c.mu.Lock()
+		f.refs--
+		removed := f.removed
+		c.mu.Unlock()
+		if removed {
+			return ErrRemoved
+		}
+		return fmt.Errorf("segment: open %s: %w", f.path, err)
+	}
+	return nil
+}
+
+func (f *File) openFile() error {
+	f.opening.Lock()
+	defer f.opening.Unlock()
+	c := f.cache
+	c.mu.Lock()
+	done := f.f != nil
+	c.mu.Unlock()
+	if done {
+		return nil
+	}
+	var open vfs.File
+	var err error
+	if f.write {
+		open, err = f.fs.OpenReadWrite(f.path, vfs.WriteCategoryUnspecified)
+	} else {
+		open, err = f.fs.Open(f.path)
+	}
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	f.f = open
+	c.open++
+	victims := c.evictLocked()
+	c.mu.Unlock()
+	closeAll(victims)
+	return nil
+}
+
+// Release gives one reference back.
+func (f *File) Release() {
+	c := f.cache
+	c.mu.Lock()
+	f.refs--
+	if f.refs < 0 {
+		c.mu.Unlock()
+		panic("segment: File released more often than acquired: " + f.path)
+	}
+	var victims []vfs.File
+	if f.refs == 0 && f.f != nil {
+		if f.removed {
+			victims = append(victims, f.f)
+			f.f = nil
+			c.open--
+		} else {
+			f.elem = c.idle.PushFront(f)
+			victims = c.evictLocked()
+		}
+	}
+	c.mu.Unlock()
+	closeAll(victims)
+}
+
+// Detach makes the file unobtainable: later calls of Acquire fail with
+// ErrRemoved, and the descriptor closes with the last reference. It leaves the
+// file on disk as it is.
+func (f *File) Detach() {
+	c := f.cache
+	c.mu.Lock()
+	f.removed = true
+	var victims []vfs.File
+	if f.refs == 0 && f.f != nil {
+		if f.elem != nil {
+			c.idle.Remove(f.elem)
+			f.elem = nil
+		}
+		victims = append(victims, f.f)
+		f.f = nil
+		c.open--
+	}
+	c.mu.Unlock()
+	closeAll(victims)
+}
+
+// evictLocked takes idle descriptors out of the cache until it is within its
+// bound. The caller closes them without the lock.
+func (c *FDCache) evictLocked() []vfs.File {
+	var victims []vfs.File
+	for c.open > c.max {
+		last := c.idle.Back()
+		if last == nil {
+			break
+		}
+		f := last.Value.(*File)
+		c.idle.Remove(last)
+		f.elem = nil
+		victims = append(victims, f.f)
+		f.f = nil
+		c.open--
+	}
+	return victims
+}
+
+// closeAll closes descriptors that hold nothing unsynced: a file with unsynced
+// data is referenced by its log until the flusher has synced it. So an error
+// of close(2) says nothing that matters.
+func closeAll(files []vfs.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
+}
+
+// handle is the open file.
+//
+// REQUIRES: a reference is held.
+func (f *File) handle() vfs.File {
+	c := f.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return f.f
+}
+
+// Fd is the descriptor, for sendfile, or vfs.InvalidFd where there is none.
+// It stays valid until Release.
+//
+// REQUIRES: a reference is held.
+func (f *File) Fd() uintptr { return f.handle().Fd() }
+
+// ReadAt reads like io.ReaderAt.
+//
+// REQUIRES: a reference is held.
+func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.handle().ReadAt(p, off) }
