@@ -88,3 +88,42 @@ func ParseBase64(s string) Checksum {
 	}
 	return CRC32C(binary.BigEndian.Uint32(b))
 }
+
+// Join is the checksum of two byte strings put together, from the checksum c
+// of the first, that of the second, and the second's length in bytes.
+func (c Checksum) Join(second Checksum, secondLen int64) Checksum {
+	if !c.valid || !second.valid {
+		return Checksum{}
+	}
+	return CRC32C(shiftCRC(c.crc, secondLen) ^ second.crc)
+}
+
+// shiftCRC is the effect on a CRC of n zero bytes after it, less that of the
+// initial and final inversion: multiplication by x^(8n) modulo the polynomial
+// in GF(2), by squaring. Bits are reflected: the top bit is x^0.
+func shiftCRC(crc uint32, n int64) uint32 {
+	power := uint32(1) << 23 // x^8: one byte
+	for ; n > 0; n >>= 1 {
+		if n&1 == 1 {
+			crc = multiplyGF2(crc, power)
+		}
+		power = multiplyGF2(power, power)
+	}
+	return crc
+}
+
+// multiplyGF2 multiplies two reflected polynomials modulo Castagnoli's.
+func multiplyGF2(a, b uint32) uint32 {
+	product := uint32(0)
+	for ; a != 0; a <<= 1 {
+		if a&(1<<31) != 0 {
+			product ^= b
+		}
+		carry := b & 1
+		b >>= 1
+		if carry == 1 {
+			b ^= crc32.Castagnoli
+		}
+	}
+	return product
+}

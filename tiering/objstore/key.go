@@ -1,6 +1,9 @@
 package objstore
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // MaxKeyLen bounds a key in bytes; S3's own limit is 1024.
 const MaxKeyLen = 1024
@@ -38,6 +41,17 @@ func validatePath(p string) error {
 			return fmt.Errorf("%w: key %q has %q at byte %d (allowed: letters, digits, \"-_=\", \".\" but not first in a segment, single slashes between)",
 				ErrInvalid, p, c, i)
 		}
+	}
+	return nil
+}
+
+// ValidateRange checks the arguments of GetRange.
+func ValidateRange(key string, off, length int64) error {
+	if err := ValidateKey(key); err != nil {
+		return err
+	}
+	if off < 0 || length < 0 || off > math.MaxInt64-length {
+		return fmt.Errorf("%w: range at %d of %d bytes", ErrInvalid, off, length)
 	}
 	return nil
 }

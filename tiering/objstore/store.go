@@ -60,7 +60,7 @@ type Store interface {
 	List(ctx context.Context, prefix, startAfter string) iter.Seq2[ObjectInfo, error]
 
 	// Copy makes dst from src inside the store, without the bytes passing
-	// through this process where the store can do that.
+	// through this process where the store can do that. It replaces dst.
 	Copy(ctx context.Context, src, dst string, o CopyOptions) (ObjectInfo, error)
 
 	// String names the store for logs and errors. It never holds a secret.
@@ -83,10 +83,11 @@ type PutOptions struct {
 	StorageClass string
 }
 
-// CopyOptions are the terms of one Copy. The zero value overwrites.
+// CopyOptions are the terms of one Copy. There is no IfAbsent: not every
+// S3-compatible store can decide it for a copy, and Firn copies only to fresh
+// names.
 type CopyOptions struct {
-	IfAbsent     bool
-	StorageClass string
+	StorageClass string // as in PutOptions
 }
 
 // ObjectInfo describes one object as the store reports it.
