@@ -12,25 +12,24 @@ import (
 type route struct {
 	key      int16
 	min, max int16
-	// advertised, where it differs from min: Kafka advertises Produce from 0 for
-	// the sake of librdkafka, and closes the connection on a real one.
-	advertised int16
-	maxFrame   int32
-	serve      func(*Server, *wire.Request)
+	maxFrame int32
+	serve    func(*Server, *wire.Request)
 }
 
 const (
 	mib        = 1 << 20
 	maxProduce = 100 * mib // socket.request.max.bytes
+
+	produceKey = 0
 )
 
 var routes = []route{
 	{key: 0, min: 3, max: 13, maxFrame: maxProduce, serve: on((*Server).produce)},
-	{key: 1, min: 4, max: 18, advertised: 4, maxFrame: 8 * mib, serve: on((*Server).fetch)},
-	{key: 2, min: 1, max: 11, advertised: 1, maxFrame: 4 * mib, serve: on((*Server).listOffsets)},
+	{key: 1, min: 4, max: 18, maxFrame: 8 * mib, serve: on((*Server).fetch)},
+	{key: 2, min: 1, max: 11, maxFrame: 4 * mib, serve: on((*Server).listOffsets)},
 	{key: 3, min: 0, max: 13, maxFrame: 4 * mib, serve: on((*Server).metadata)},
-	{key: 8, min: 2, max: 10, advertised: 2, maxFrame: 4 * mib, serve: on((*Server).offsetCommit)},
-	{key: 9, min: 1, max: 10, advertised: 1, maxFrame: 4 * mib, serve: on((*Server).offsetFetch)},
+	{key: 8, min: 2, max: 10, maxFrame: 4 * mib, serve: on((*Server).offsetCommit)},
+	{key: 9, min: 1, max: 10, maxFrame: 4 * mib, serve: on((*Server).offsetFetch)},
 	{key: 10, min: 0, max: 6, maxFrame: mib, serve: on((*Server).findCoordinator)},
 	{key: 11, min: 0, max: 9, maxFrame: 4 * mib, serve: on((*Server).joinGroup)},
 	{key: 12, min: 0, max: 4, maxFrame: mib, serve: on((*Server).heartbeat)},
@@ -40,23 +39,23 @@ var routes = []route{
 	{key: 16, min: 0, max: 5, maxFrame: mib, serve: on((*Server).listGroups)},
 	{key: 17, min: 0, max: 1, maxFrame: mib, serve: on((*Server).saslHandshake)},
 	{key: 18, min: 0, max: 5, maxFrame: mib, serve: on((*Server).apiVersions)},
-	{key: 19, min: 2, max: 7, advertised: 2, maxFrame: 4 * mib, serve: on((*Server).createTopics)},
-	{key: 20, min: 1, max: 6, advertised: 1, maxFrame: mib, serve: on((*Server).deleteTopics)},
+	{key: 19, min: 2, max: 7, maxFrame: 4 * mib, serve: on((*Server).createTopics)},
+	{key: 20, min: 1, max: 6, maxFrame: mib, serve: on((*Server).deleteTopics)},
 	{key: 21, min: 0, max: 2, maxFrame: 4 * mib, serve: on((*Server).deleteRecords)},
 	{key: 22, min: 0, max: 5, maxFrame: mib, serve: on((*Server).initProducerID)},
-	{key: 23, min: 2, max: 4, advertised: 2, maxFrame: 4 * mib, serve: on((*Server).offsetForLeaderEpoch)},
-	{key: 29, min: 1, max: 3, advertised: 1, maxFrame: mib, serve: on((*Server).describeACLs)},
-	{key: 30, min: 1, max: 3, advertised: 1, maxFrame: mib, serve: on((*Server).createACLs)},
-	{key: 31, min: 1, max: 3, advertised: 1, maxFrame: mib, serve: on((*Server).deleteACLs)},
-	{key: 32, min: 1, max: 4, advertised: 1, maxFrame: mib, serve: on((*Server).describeConfigs)},
+	{key: 23, min: 2, max: 4, maxFrame: 4 * mib, serve: on((*Server).offsetForLeaderEpoch)},
+	{key: 29, min: 1, max: 3, maxFrame: mib, serve: on((*Server).describeACLs)},
+	{key: 30, min: 1, max: 3, maxFrame: mib, serve: on((*Server).createACLs)},
+	{key: 31, min: 1, max: 3, maxFrame: mib, serve: on((*Server).deleteACLs)},
+	{key: 32, min: 1, max: 4, maxFrame: mib, serve: on((*Server).describeConfigs)},
 	{key: 33, min: 0, max: 2, maxFrame: 2 * mib, serve: on((*Server).alterConfigs)},
-	{key: 35, min: 1, max: 5, advertised: 1, maxFrame: 4 * mib, serve: on((*Server).describeLogDirs)},
+	{key: 35, min: 1, max: 5, maxFrame: 4 * mib, serve: on((*Server).describeLogDirs)},
 	{key: 36, min: 0, max: 2, maxFrame: mib, serve: on((*Server).saslAuthenticate)},
 	{key: 37, min: 0, max: 3, maxFrame: 4 * mib, serve: on((*Server).createPartitions)},
-	{key: 38, min: 1, max: 3, advertised: 1, maxFrame: mib, serve: on((*Server).createDelegationToken)},
-	{key: 39, min: 1, max: 2, advertised: 1, maxFrame: mib, serve: on((*Server).renewDelegationToken)},
-	{key: 40, min: 1, max: 2, advertised: 1, maxFrame: mib, serve: on((*Server).expireDelegationToken)},
-	{key: 41, min: 1, max: 3, advertised: 1, maxFrame: mib, serve: on((*Server).describeDelegationToken)},
+	{key: 38, min: 1, max: 3, maxFrame: mib, serve: on((*Server).createDelegationToken)},
+	{key: 39, min: 1, max: 2, maxFrame: mib, serve: on((*Server).renewDelegationToken)},
+	{key: 40, min: 1, max: 2, maxFrame: mib, serve: on((*Server).expireDelegationToken)},
+	{key: 41, min: 1, max: 3, maxFrame: mib, serve: on((*Server).describeDelegationToken)},
 	{key: 42, min: 0, max: 3, maxFrame: mib, serve: on((*Server).deleteGroups)},
 	{key: 44, min: 0, max: 1, maxFrame: 2 * mib, serve: on((*Server).incrementalAlterConfigs)},
 	{key: 47, min: 0, max: 0, maxFrame: mib, serve: on((*Server).offsetDelete)},
@@ -82,7 +81,12 @@ func advertisedKeys() []kmsg.ApiVersionsResponseApiKey {
 	keys := make([]kmsg.ApiVersionsResponseApiKey, len(routes))
 	for i, r := range routes {
 		k := kmsg.NewApiVersionsResponseApiKey()
-		k.ApiKey, k.MinVersion, k.MaxVersion = r.key, r.advertised, r.max
+		k.ApiKey, k.MinVersion, k.MaxVersion = r.key, r.min, r.max
+		if r.key == produceKey {
+			// As Kafka does, for librdkafka, which takes a minimum above 0 for a
+			// broker without compression. A real v0 closes the connection.
+			k.MinVersion = 0
+		}
 		keys[i] = k
 	}
 	return keys

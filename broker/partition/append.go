@@ -21,15 +21,21 @@ const (
 	maxScratch = 256
 )
 
-// Owner is told when its append is done: once, from any goroutine, off all
-// locks. For one partition the calls come in offset order.
-type Owner interface{ AppendDone(*Append) }
+// Owner is told of its append's progress from any goroutine, off all locks.
+type Owner interface {
+	// AppendWritten says that Raw is not read any more. It is called once,
+	// before AppendDone.
+	AppendWritten(*Append)
+	// AppendDone says that the answer stands. It is called once; for one
+	// partition the calls come in offset order.
+	AppendDone(*Append)
+}
 
 // Append is one batch on its way into a partition. The caller fills the first
 // group; the second is the answer, valid from AppendDone on.
 type Append struct {
 	// Raw is the batch as the client sent it. It must stay unchanged until
-	// Written is true; its offset and epoch are stamped in place.
+	// AppendWritten; its offset and epoch are stamped in place.
 	Raw []byte
 	// AcksAll waits for the watermark (acks=all); otherwise the append is done
 	// when it is in the log.
@@ -42,6 +48,8 @@ type Append struct {
 	// LeaderEpoch is the epoch that an internal writer believes in, −1 for none.
 	LeaderEpoch record.Epoch
 	Owner       Owner
+	// Tag is the owner's to use.
+	Tag int
 
 	// Err is nil, a *kerr.Error (perhaps wrapped) or a *record.InvalidError.
 	Err error
@@ -62,7 +70,7 @@ func (p *Partition) Append(a *Append) {
 	set := p.settings.Load()
 	rules := set.rules
 	rules.Now = time.Now().UnixMilli()
-	rules.AllowControl, rules.RefuseZstd = a.Internal, !a.Internal && !a.ZstdOK
+	rules.Internal, rules.ForbidZstd = a.Internal, !a.Internal && !a.ZstdOK
 	batch, err := record.Validate(a.Raw, &rules)
 	if err == nil {
 		a.batch = batch
@@ -78,7 +86,14 @@ func (p *Partition) Append(a *Append) {
 		p.mu.Unlock()
 	}
 	a.Err = err
+	a.written()
 	a.Owner.AppendDone(a)
+}
+
+// written lets go of the client's bytes.
+func (a *Append) written() {
+	a.Raw, a.batch.Raw = nil, nil
+	a.Owner.AppendWritten(a)
 }
 
 func (p *Partition) admitLocked(a *Append) error {
@@ -148,11 +163,18 @@ func (p *Partition) writeLoop() {
 // readmit checks queued appends again after an operation that may have changed
 // the partition's role.
 func (p *Partition) readmit(queue []*Append) ([]*Append, record.Epoch) {
+	var refused []*Append
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer func() {
+		p.mu.Unlock()
+		for _, a := range refused {
+			a.written()
+		}
+	}()
 	kept := queue[:0]
 	for _, a := range queue {
 		if a.Err = p.admitLocked(a); a.Err != nil {
+			refused = append(refused, a)
 			p.ready = append(p.ready, a)
 			continue
 		}
@@ -220,6 +242,7 @@ func (p *Partition) checkProducer(a *Append) (dup producer.Verdict, ok bool, err
 
 // settle answers an append that is not written: a duplicate or an error.
 func (p *Partition) settle(a *Append, dup producer.Verdict, err error) {
+	a.written()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -227,7 +250,7 @@ func (p *Partition) settle(a *Append, dup producer.Verdict, err error) {
 		p.ready = append(p.ready, a)
 		return
 	}
-	a.Base, a.end = dup.Base, dup.End
+	a.Base, a.end = dup.Base, dup.Next
 	if a.AppendTime >= 0 {
 		a.AppendTime = dup.Timestamp
 	}
@@ -258,6 +281,9 @@ func (p *Partition) commit(appends []*Append) {
 	err := p.log.Append(p.gather)
 	clear(p.gather)
 	p.gather = p.gather[:0]
+	for _, a := range appends {
+		a.written()
+	}
 
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -67,6 +67,10 @@ type Partition struct {
 	logStart  record.Offset
 	remoteEnd record.Offset
 
+	// led and ledEpoch are what OnLeadership was told last; the Set's.
+	led      bool
+	ledEpoch record.Epoch
+
 	// gather and spare belong to the writer; they are reused between rounds.
 	gather []record.Batch
 	spare  []*Append
@@ -324,4 +328,11 @@ func (p *Partition) close(clean bool) error {
 		}
 	})
 	return err
+}
+
+// LogStart is the replicated log start offset.
+func (p *Partition) LogStart() record.Offset {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.logStart
 }

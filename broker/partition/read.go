@@ -95,7 +95,11 @@ func (p *Partition) Read(r Read) (ReadResult, error) {
 	}
 	res.Slice = slice
 	if r.Committed && slice.Bytes > 0 {
-		res.Aborted = p.log.AbortedTxns(r.From, slice.Next)
+		if res.Aborted, err = p.log.AbortedTxns(r.From, slice.Next); err != nil {
+			res.Slice.Release()
+			res.Slice = commitlog.Slice{}
+			return res, fmt.Errorf("%w: aborted transactions of %s-%d: %w", kerr.KafkaStorageError, p.topic, p.tp.Partition, err)
+		}
 	}
 	return res, nil
 }

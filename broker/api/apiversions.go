@@ -1,0 +1,94 @@
+package api
+
+import (
+	"math"
+	"regexp"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/broker/wire"
+)
+
+// clientSoftware is what KIP-511 allows as a client's name and version.
+var clientSoftware = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?$`)
+
+// features are what this broker supports, by Kafka's names. A level is listed
+// once the work behind it is done.
+var features = []struct {
+	name             string
+	min, max, atMake int16
+}{
+	{"metadata.version", 7, 33, 33},
+}
+
+// apiVersions answers which APIs are served (KIP-35, KIP-511, KIP-584, KIP-1242).
+// wire lets a version above the maximum through with an empty body, to be
+// answered in the layout of version 0.
+func (s *Server) apiVersions(r *wire.Request, req *kmsg.ApiVersionsRequest) {
+	resp := kmsg.NewPtrApiVersionsResponse()
+	if api := s.routes[r.Key]; r.Version > api.max || r.Version < api.min {
+		resp.ErrorCode = kerr.UnsupportedVersion.Code
+		k := kmsg.NewApiVersionsResponseApiKey()
+		k.ApiKey, k.MinVersion, k.MaxVersion = api.key, api.min, api.max
+		resp.ApiKeys = append(resp.ApiKeys, k)
+		r.Reply(resp)
+		return
+	}
+	if err := s.checkApiVersions(r.Version, req); err != nil {
+		resp.ErrorCode = err.Code
+		r.Reply(resp)
+		return
+	}
+	if r.Version >= 3 {
+		r.Conn.SetClientSoftware(req.ClientSoftwareName, req.ClientSoftwareVersion)
+	}
+	resp.ApiKeys = advertisedKeys()
+	img := s.Meta.Image()
+	// Java keeps the features of the highest epoch it has seen, so the epoch must
+	// be the same on all brokers and never go back.
+	resp.FinalizedFeaturesEpoch = max(img.FeaturesEpoch(), 0)
+	for _, f := range features {
+		// Parsers of version 3 and below throw on a minimum of 0.
+		if f.min > 0 || r.Version >= 4 {
+			k := kmsg.NewApiVersionsResponseSupportedFeature()
+			k.Name, k.MinVersion, k.MaxVersion = f.name, f.min, f.max
+			resp.SupportedFeatures = append(resp.SupportedFeatures, k)
+		}
+		if level := img.Features()[f.name]; level > 0 {
+			k := kmsg.NewApiVersionsResponseFinalizedFeature()
+			k.Name, k.MinVersionLevel, k.MaxVersionLevel = f.name, level, level
+			resp.FinalizedFeatures = append(resp.FinalizedFeatures, k)
+		}
+	}
+	r.Reply(resp)
+}
+
+func (s *Server) checkApiVersions(version int16, req *kmsg.ApiVersionsRequest) *kerr.Error {
+	if version >= 3 && (!clientSoftware.MatchString(req.ClientSoftwareName) ||
+		!clientSoftware.MatchString(req.ClientSoftwareVersion)) {
+		return kerr.InvalidRequest
+	}
+	if version < 5 {
+		return nil
+	}
+	if (req.ClusterID == nil) != (req.NodeID == -1) {
+		return kerr.InvalidRequest
+	}
+	if req.ClusterID != nil && (*req.ClusterID != s.Meta.Image().ClusterID() || req.NodeID != s.nodeID()) {
+		return kerr.RebootstrapRequired
+	}
+	return nil
+}
+
+// Features returns the feature levels of a new cluster.
+func Features() map[string]int16 {
+	m := make(map[string]int16, len(features))
+	for _, f := range features {
+		m[f.name] = f.atMake
+	}
+	return m
+}
+
+// noAuthorizedOperations is the default of the authorized-operations fields.
+const noAuthorizedOperations = math.MinInt32

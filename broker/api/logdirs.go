@@ -1,0 +1,81 @@
+package api
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sys/unix"
+
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/wire"
+	"github.com/firnlog/firn/record"
+)
+
+// describeLogDirs tells how large each replica on this broker is (KIP-113,
+// KIP-827). There is one directory.
+func (s *Server) describeLogDirs(r *wire.Request, req *kmsg.DescribeLogDirsRequest) {
+	s.slow(30*time.Second, func(context.Context) {
+		resp := kmsg.NewPtrDescribeLogDirsResponse()
+		dir := kmsg.NewDescribeLogDirsResponseDir()
+		dir.Dir = s.Partitions.Dir().Path()
+		if abs, err := filepath.Abs(dir.Dir); err == nil {
+			dir.Dir = abs
+		}
+		dir.TotalBytes, dir.UsableBytes = diskSpace(dir.Dir)
+		dir.Topics = s.replicaSizes(req)
+		resp.Dirs = append(resp.Dirs, dir)
+		r.Reply(resp)
+	})
+}
+
+// diskSpace is the size of a path's file system and what is free for us, −1
+// where the system does not say.
+func diskSpace(path string) (total, usable int64) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return -1, -1
+	}
+	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize
+}
+
+func (s *Server) replicaSizes(req *kmsg.DescribeLogDirsRequest) []kmsg.DescribeLogDirsResponseDirTopic {
+	img := s.Meta.Image()
+	asked := make(map[string]map[int32]bool)
+	for i := range req.Topics {
+		m := make(map[int32]bool)
+		for _, p := range req.Topics[i].Partitions {
+			m[p] = true
+		}
+		asked[req.Topics[i].Topic] = m
+	}
+	topics := []kmsg.DescribeLogDirsResponseDirTopic{}
+	for t := range img.Topics() {
+		want, named := asked[t.Name]
+		if req.Topics != nil && !named {
+			continue
+		}
+		out := kmsg.NewDescribeLogDirsResponseDirTopic()
+		out.Topic = t.Name
+		for n := range t.Partitions {
+			p := s.Partitions.Get(record.TopicPartition{Topic: t.ID, Partition: n})
+			if p == nil || (named && !want[n]) {
+				continue
+			}
+			out.Partitions = append(out.Partitions, replicaSize(p))
+		}
+		if len(out.Partitions) > 0 {
+			topics = append(topics, out)
+		}
+	}
+	return topics
+}
+
+func replicaSize(p *partition.Partition) kmsg.DescribeLogDirsResponseDirTopicPartition {
+	k := kmsg.NewDescribeLogDirsResponseDirTopicPartition()
+	st := p.State()
+	k.Partition, k.Size = p.TP().Partition, p.Log().Size()
+	k.OffsetLag = max(int64(st.HighWatermark-st.LogEnd), 0)
+	return k
+}
