@@ -1,0 +1,369 @@
+package cache
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// ErrClosed is returned once the cache was closed.
+var ErrClosed = errors.New("cache: closed")
+
+// ErrAbandoned is what waiters get when a fill's owner failed without a reason.
+var ErrAbandoned = errors.New("cache: fill was abandoned")
+
+// Key names a chunk: the object's UUID and the chunk's number in it.
+type Key struct {
+	Object [16]byte
+	Chunk  uint32
+}
+
+func (k Key) String() string {
+	return hex.EncodeToString(k.Object[:]) + "/" + strconv.FormatUint(uint64(k.Chunk), 10)
+}
+
+// Options configure a Cache. Zero sizes mean none of that tier.
+type Options struct {
+	MemoryBytes int64  // bound of the memory tier
+	DiskBytes   int64  // bound of the disk tier, file headers not counted
+	Dir         string // of the disk tier, used by this cache alone; made if missing
+
+	WriteQueueBytes int64         // bytes that may wait to be written to disk; default 64 MiB
+	DiskRetry       time.Duration // how long nothing is written after a failed write; default 30 s
+	IdleFiles       int           // descriptors kept open without a reader; default 256
+	Logger          *slog.Logger  // default slog.Default()
+}
+
+// Cache is described in the package comment. It is safe for concurrent use.
+type Cache struct {
+	opts   Options
+	log    *slog.Logger
+	create func(path string) (*os.File, error) // a seam for tests
+	closed chan struct{}
+	wake   chan struct{} // 1: the writer has something to look at
+	done   chan struct{} // the writer has returned
+
+	mu      sync.Mutex
+	entries map[Key]*entry
+	mem     *policy
+	disk    *policy
+	queue   []*entry // to be written, oldest first
+	queued  int64    // bytes in queue and being written
+	idle    idleFiles
+	lastSeq uint64    // of a file's name
+	offTill time.Time // nothing is written to disk before
+	stats   Stats
+	isClose bool
+}
+
+// entry is one chunk. All fields are guarded by Cache.mu.
+type entry struct {
+	key  Key
+	size int64
+	fill *Fill // in progress, or nil
+	gone bool  // no longer in the table
+
+	data    []byte // in the memory tier, or nil
+	memPins int
+	mem     node
+
+	pending []byte // being written to disk, or nil
+
+	onDisk   bool
+	verified bool
+	seq      uint64        // in the file's name
+	file     *os.File      // open, or nil
+	opening  chan struct{} // closed when somebody's attempt to open it has ended
+	diskPins int
+	disk     node
+}
+
+// Open starts a cache and takes over the files that an earlier one left in Dir.
+// It fails only if Dir cannot be used at all.
+func Open(opts Options) (*Cache, error) {
+	if opts.WriteQueueBytes <= 0 {
+		opts.WriteQueueBytes = 64 << 20
+	}
+	if opts.DiskRetry <= 0 {
+		opts.DiskRetry = 30 * time.Second
+	}
+	if opts.IdleFiles <= 0 {
+		opts.IdleFiles = 256
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if opts.Dir == "" {
+		opts.DiskBytes = 0
+	}
+	c := &Cache{
+		opts:    opts,
+		log:     opts.Logger,
+		create:  createFile,
+		closed:  make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+		done:    make(chan struct{}),
+		entries: make(map[Key]*entry),
+		mem:     newPolicy(opts.MemoryBytes),
+		disk:    newPolicy(opts.DiskBytes),
+	}
+	if opts.DiskBytes > 0 {
+		if err := c.adopt(); err != nil {
+			return nil, fmt.Errorf("cache: %w", err)
+		}
+	}
+	go c.writeBehind()
+	return c, nil
+}
+
+// Close stops the writer, drops what waits to be written, and answers everyone
+// who waits with ErrClosed. Handles stay valid until they are released.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	if c.isClose {
+		c.mu.Unlock()
+		return nil
+	}
+	c.isClose = true
+	c.mu.Unlock()
+	close(c.closed)
+	<-c.done
+	c.mu.Lock()
+	files := c.idle.drain()
+	c.mu.Unlock()
+	return closeAll(files)
+}
+
+// Acquire looks for a chunk and returns exactly one of three:
+//
+//   - a handle, pinned, to be released;
+//   - a fill with owner true: the caller has reserved the chunk and must call
+//     Complete or Fail, if need be from another goroutine that outlives it;
+//   - a fill with owner false: somebody else is at it; see Fill.Wait.
+//
+// visit says that the caller comes to this chunk anew, instead of reading on
+// within it; only that counts as a use for eviction. Acquire may read the disk
+// (a file is opened and, once after a restart, verified) and ends early with
+// the context's error.
+func (c *Cache) Acquire(ctx context.Context, key Key, visit bool) (h *Handle, f *Fill, owner bool, err error) {
+	for {
+		c.mu.Lock()
+		e := c.entries[key]
+		switch {
+		case c.isClose:
+			c.mu.Unlock()
+			return nil, nil, false, ErrClosed
+		case e == nil:
+			e = &entry{key: key}
+			f = &Fill{cache: c, entry: e, done: make(chan struct{})}
+			e.fill = f
+			c.entries[key] = e
+			c.stats.Misses++
+			c.mu.Unlock()
+			return nil, f, true, nil
+		case e.fill != nil:
+			f = e.fill
+			c.stats.Joined++
+			c.mu.Unlock()
+			return nil, f, false, nil
+		case e.data != nil || e.pending != nil || e.file != nil:
+			h := c.pinLocked(e, visit)
+			c.mu.Unlock()
+			return h, nil, false, nil
+		}
+		wait, mine := e.opening, false
+		if wait == nil {
+			wait, mine = make(chan struct{}), true
+			e.opening = wait
+		}
+		c.mu.Unlock()
+		if mine {
+			c.openEntry(e)
+			continue
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, nil, false, ctx.Err()
+		}
+	}
+}
+
+// pinLocked makes a handle of an entry that is in memory or open.
+func (c *Cache) pinLocked(e *entry, visit bool) *Handle {
+	if visit {
+		c.mem.touch(&e.mem)
+		c.disk.touch(&e.disk)
+	}
+	switch {
+	case e.data != nil:
+		e.memPins++
+		c.stats.MemoryHits++
+		return &Handle{cache: c, entry: e, data: e.data}
+	case e.pending != nil:
+		c.stats.MemoryHits++
+		return &Handle{data: e.pending} // kept by the garbage collector
+	}
+	if e.diskPins++; e.diskPins == 1 {
+		c.idle.remove(e)
+	}
+	c.stats.DiskHits++
+	return &Handle{cache: c, entry: e, file: e.file, size: e.size}
+}
+
+// Peek reports whether a chunk is cached or being filled, and counts nothing.
+func (c *Cache) Peek(key Key) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.entries[key] != nil
+}
+
+// Fill is a chunk on its way into the cache.
+type Fill struct {
+	cache *Cache
+	entry *entry
+	done  chan struct{}
+
+	// Written before done is closed, read after.
+	data []byte
+	err  error
+}
+
+// Complete gives the chunk's bytes, which must be verified and belong to the
+// cache from now on. REQUIRES: the caller is the owner and calls this or Fail,
+// once.
+func (f *Fill) Complete(data []byte) {
+	c, e := f.cache, f.entry
+	f.data = data
+	c.mu.Lock()
+	e.fill, e.size = nil, int64(len(data))
+	c.stats.Fills++
+	c.stats.FillBytes += int64(len(data))
+	if !e.gone {
+		c.admitLocked(e, data)
+	}
+	c.mu.Unlock()
+	close(f.done)
+}
+
+// admitLocked puts the bytes of a filled entry into the tiers that take them.
+func (c *Cache) admitLocked(e *entry, data []byte) {
+	if e.size > 0 && e.size <= c.opts.MemoryBytes {
+		e.data = data
+		e.mem = node{entry: e, weight: e.size}
+		c.mem.add(&e.mem)
+	}
+	c.enqueueLocked(e, data)
+	c.evictMemoryLocked()
+	c.maybeForgetLocked(e)
+}
+
+func (c *Cache) evictMemoryLocked() {
+	for c.mem.over() {
+		n := c.mem.evict(func(e *entry) bool { return e.memPins > 0 })
+		if n == nil {
+			return
+		}
+		n.entry.data = nil
+		c.stats.MemoryEvictions++
+		c.maybeForgetLocked(n.entry)
+	}
+}
+
+// maybeForgetLocked removes an entry from the table if nothing holds it there.
+func (c *Cache) maybeForgetLocked(e *entry) {
+	if !e.gone && e.fill == nil && e.data == nil && e.pending == nil && !e.onDisk {
+		e.gone = true
+		delete(c.entries, e.key)
+	}
+}
+
+// Fail ends the fill with an error, which all who wait get. The next Acquire
+// reserves the chunk anew. REQUIRES: as Complete.
+func (f *Fill) Fail(err error) {
+	if err == nil {
+		err = ErrAbandoned
+	}
+	f.err = err
+	c := f.cache
+	c.mu.Lock()
+	f.entry.fill = nil
+	c.stats.FillErrors++
+	c.maybeForgetLocked(f.entry)
+	c.mu.Unlock()
+	close(f.done)
+}
+
+// Done is closed when the fill has ended.
+func (f *Fill) Done() <-chan struct{} { return f.done }
+
+// Wait returns a pinned handle once the owner has completed the fill, or the
+// owner's error, or the context's. Any number may wait, the owner included.
+func (f *Fill) Wait(ctx context.Context) (*Handle, error) {
+	select {
+	case <-f.done:
+	default:
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-f.cache.closed:
+			return nil, ErrClosed
+		}
+	}
+	if f.err != nil {
+		return nil, f.err
+	}
+	c, e := f.cache, f.entry
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.data == nil {
+		return &Handle{data: f.data}, nil // evicted already, or never admitted
+	}
+	c.mem.touch(&e.mem)
+	c.disk.touch(&e.disk)
+	e.memPins++
+	return &Handle{cache: c, entry: e, data: e.data}, nil
+}
+
+// DropObject forgets all chunks of an object, as after its deletion. Handles
+// stay valid. A fill in progress answers its waiters and is not kept.
+func (c *Cache) DropObject(object [16]byte) error {
+	c.mu.Lock()
+	var dead []deadFile
+	for key, e := range c.entries {
+		if key.Object == object {
+			dead = append(dead, c.dropLocked(e)...)
+		}
+	}
+	c.mu.Unlock()
+	return c.removeFiles(dead)
+}
+
+// Drop forgets one chunk, like DropObject.
+func (c *Cache) Drop(key Key) error {
+	c.mu.Lock()
+	var dead []deadFile
+	if e := c.entries[key]; e != nil {
+		dead = c.dropLocked(e)
+	}
+	c.mu.Unlock()
+	return c.removeFiles(dead)
+}
+
+func (c *Cache) dropLocked(e *entry) []deadFile {
+	c.mem.remove(&e.mem)
+	if e.memPins == 0 {
+		e.data = nil
+	}
+	dead := c.leaveDiskLocked(e)
+	e.gone = true
+	delete(c.entries, e.key)
+	return dead
+}

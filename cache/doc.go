@@ -1,0 +1,27 @@
+// Package cache keeps decoded chunks of remote objects: in memory, over files
+// on a local NVMe disk.
+//
+// A chunk is reserved once and filled once, however many want it (Acquire): the
+// first becomes the owner of its Fill, the others wait for it. The fill does
+// not depend on the request that began it; a waiter that gives up does not
+// disturb it. A Handle pins what it points to, either bytes or a range of a
+// file for sendfile, until it is released.
+//
+// Both tiers are bounded in bytes and evict by S3-FIFO, so that one scan of a
+// terabyte passes through a tenth of the cache and leaves the rest alone. What
+// is pinned is not evicted; memory can therefore exceed its bound by what is
+// pinned at the time, and its users bound that.
+//
+// Files are written behind, by one goroutine with a bounded queue, which Close
+// stops; it is the package's only one. The disk is a convenience: when it is
+// full or failing, chunks are no longer written to it for a while, and nobody
+// who reads sees an error. Files carry a checksum, taken from the bytes that
+// were verified at fill; those found at start are verified at first use and
+// dropped if damaged (docs/format/cache-file.md).
+//
+// INVARIANT: the bytes of a chunk never change once they are in the cache; an
+// entry is in the table exactly while it is being filled, in memory, queued for
+// writing, or on disk.
+//
+// Lock order: Cache.mu is the only lock and is never held across I/O.
+package cache
