@@ -24,13 +24,6 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// Topics makes topics, for clients and for the broker itself.
-type Topics interface {
-	// EnsureInternal starts to create one of Kafka's internal topics unless it
-	// exists, and returns it once it can be used, nil before.
-	EnsureInternal(name string) *metadata.Topic
-}
-
 // Options are what the handlers stand on. All fields are required.
 type Options struct {
 	Config     *config.Config
@@ -39,7 +32,12 @@ type Options struct {
 	Fetch      *fetch.Service
 	Sessions   *fetch.Sessions
 	Groups     *group.Coordinator
-	Logger     *slog.Logger
+	// Times finds offsets by time and epoch over both tiers.
+	Times *fetch.Finder
+	// Static are the broker's own settings by Kafka's names, as its file,
+	// environment and flags have them.
+	Static map[string]string
+	Logger *slog.Logger
 }
 
 // Server answers Kafka requests. It is a wire.Handler.

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -197,7 +198,8 @@ func (s *Set) place(img *metadata.Image, tp record.TopicPartition) error {
 func (s *Set) open(img *metadata.Image, topic *metadata.Topic, tp record.TopicPartition, state *metadata.Partition) (*Partition, error) {
 	cfg, err := configdef.ParseTopic(topic.Configs, s.topicDefaults(img))
 	if err != nil {
-		return nil, fmt.Errorf("configuration of topic %s: %w", topic.Name, err)
+		// The settings at fault have their inherited values.
+		s.opts.Logger.Error("topic has a bad configuration", "topic", topic.Name, "err", err)
 	}
 	p := &Partition{tp: tp, topic: topic.Name, slog: s.opts.Logger, prop: s.propose,
 		logStart: state.LogStart, remoteEnd: state.RemoteEnd}
@@ -222,22 +224,19 @@ func (s *Set) replicaConfig(c *configdef.TopicConfig) replica.Config {
 	return replica.Config{Fsync: c.Fsync, MinISR: c.MinInsyncReplicas, LagMax: s.opts.LagMax}
 }
 
-// topicDefaults are the broker's settings as they hold now: the file's and
-// environment's, overlaid by what was altered for all brokers and for this one.
+// topicDefaults are the broker's settings as they hold now.
 func (s *Set) topicDefaults(img *metadata.Image) map[string]string {
-	return BrokerSettings(img, s.opts.NodeID, s.opts.BrokerConfigs)
+	return Layers(img, s.opts.NodeID, s.opts.BrokerConfigs).Flat()
 }
 
-// BrokerSettings are a broker's settings by Kafka's names: static ones, overlaid
-// by the cluster-wide and then the broker's own dynamic ones.
-func BrokerSettings(img *metadata.Image, node int32, static map[string]string) map[string]string {
-	all := maps.Clone(static)
-	if all == nil {
-		all = make(map[string]string)
+// Layers are a broker's settings: static ones, and what was altered at run time
+// for all brokers and for this one.
+func Layers(img *metadata.Image, node int32, static map[string]string) configdef.Layers {
+	return configdef.Layers{
+		Broker:         img.Configs(metadata.ResourceBroker, strconv.Itoa(int(node))),
+		ClusterDefault: img.Configs(metadata.ResourceBroker, ""),
+		Static:         static,
 	}
-	maps.Copy(all, img.Configs(metadata.ResourceBroker, ""))
-	maps.Copy(all, img.Configs(metadata.ResourceBroker, fmt.Sprint(node)))
-	return all
 }
 
 // reconfigureLocked carries changed topic and broker settings to the partitions.
@@ -263,8 +262,7 @@ func (s *Set) reconfigureLocked(img *metadata.Image, d metadata.Delta) {
 		}
 		cfg, err := configdef.ParseTopic(topic.Configs, defaults)
 		if err != nil {
-			s.opts.Logger.Error("topic keeps its old configuration", "topic", topic.Name, "err", err)
-			continue
+			s.opts.Logger.Error("topic has a bad configuration", "topic", topic.Name, "err", err)
 		}
 		for n := range topic.Partitions {
 			if p := s.Get(record.TopicPartition{Topic: id, Partition: n}); p != nil {
