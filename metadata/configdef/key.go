@@ -94,6 +94,7 @@ var ErrInvalid = errors.New("invalid configuration")
 type Error struct {
 	Name    string // the setting; "" when the mistake lies between several
 	Message string // whole sentence, fit for a Kafka error message
+	Reason  string // of a bad value: what is wrong with it, by itself
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -124,7 +125,7 @@ func (es Errors) orNil() error {
 }
 
 func invalidValue(name, value, why string) *Error {
-	return &Error{Name: name, Message: fmt.Sprintf("Invalid value %s for configuration %s: %s", value, name, why)}
+	return &Error{Name: name, Message: fmt.Sprintf("Invalid value %s for configuration %s: %s", value, name, why), Reason: why}
 }
 
 // Normalize checks a value and returns it as Kafka prints it: trimmed, booleans
@@ -194,6 +195,28 @@ func (k *Key) outOfRange(text string, number float64) string {
 		}
 	}
 	return ""
+}
+
+// Want says in words what the key takes: its type and its range.
+func (k *Key) Want() string {
+	valid := k.Valid()
+	switch {
+	case k.Type == TypeBoolean:
+		return "true or false"
+	case k.Type == TypeList && k.oneOf != nil:
+		return "a list of " + valid
+	case k.oneOf != nil:
+		return "one of " + valid
+	}
+	words := map[Type]string{TypeInt: "a whole number of 32 bits", TypeShort: "a whole number of 16 bits",
+		TypeLong: "a whole number of 64 bits", TypeDouble: "a number", TypeList: "a list"}[k.Type]
+	switch {
+	case words == "":
+		return "text"
+	case valid == "":
+		return words
+	}
+	return words + ", " + valid
 }
 
 // Valid describes the values that the key takes, for documentation.
