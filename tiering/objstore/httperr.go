@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net/http"
 )
@@ -37,6 +38,21 @@ func KindOfHTTP(status int, code string) error {
 		return ErrDenied
 	}
 	return ErrInvalid
+}
+
+// NoAnswer classifies a request that got no HTTP answer. Mistakes that time
+// does not heal are told from a network that does.
+func NoAnswer(err error) (kind error, hint string) {
+	unknown, wrongName := x509.UnknownAuthorityError{}, x509.HostnameError{}
+	switch {
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return ErrInvalid, "the server speaks plain HTTP, not TLS: write endpoint=http://… (s3) or secure=false (minio)"
+	case errors.As(err, &unknown):
+		return ErrInvalid, "the server's certificate is signed by an authority that this machine does not trust (AWS_CA_BUNDLE or SSL_CERT_FILE can name it)"
+	case errors.As(err, &wrongName):
+		return ErrInvalid, "the server's certificate is for another name"
+	}
+	return ErrTransient, ""
 }
 
 // ContextErr returns err when it came of a context, else nil.

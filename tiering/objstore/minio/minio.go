@@ -110,6 +110,12 @@ func (s *Store) fail(op, key string, err error) error {
 		e.Err = fmt.Errorf("%s (HTTP %d): %s", res.Code, res.StatusCode, res.Message)
 	}
 	e.Kind = objstore.KindOfHTTP(res.StatusCode, res.Code)
+	if res.StatusCode == 0 && res.Code == "" {
+		var hint string
+		if e.Kind, hint = objstore.NoAnswer(err); hint != "" {
+			e.Err = fmt.Errorf("%s: %w", hint, err)
+		}
+	}
 	return e
 }
 

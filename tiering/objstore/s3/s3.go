@@ -160,9 +160,16 @@ func (s *Store) fail(op, key string, err error) error {
 		code = api.ErrorCode()
 		e.Err = fmt.Errorf("%s (HTTP %d): %s", code, status, api.ErrorMessage())
 	}
-	e.Kind = objstore.KindOfHTTP(status, code)
-	if noCredentials(err) {
+	switch {
+	case noCredentials(err):
 		e.Kind = objstore.ErrDenied
+	case status == 0:
+		var hint string
+		if e.Kind, hint = objstore.NoAnswer(err); hint != "" {
+			e.Err = fmt.Errorf("%s: %w", hint, err)
+		}
+	default:
+		e.Kind = objstore.KindOfHTTP(status, code)
 	}
 	return e
 }

@@ -1,0 +1,68 @@
+// Package layout is where Firn's objects are in a bucket; see
+// docs/format/bucket-layout.md. Nothing else makes or reads keys.
+//
+//	<prefix>/<cluster id>/data/<2 hex>/<uuid>   segment objects
+//	<prefix>/<cluster id>/owner                 who may delete
+package layout
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/firnlog/firn/tiering/objstore"
+)
+
+// Layout names the objects of one cluster. Make one with New.
+type Layout struct {
+	root string // ends in a slash
+}
+
+// New checks prefix (which may be "") and cluster id.
+func New(prefix, clusterID string) (Layout, error) {
+	if clusterID == "" || strings.Contains(clusterID, "/") {
+		return Layout{}, fmt.Errorf("cluster id %q cannot name a part of a bucket", clusterID)
+	}
+	root := clusterID
+	if prefix != "" {
+		root = prefix + "/" + clusterID
+	}
+	if err := objstore.ValidateKey(root); err != nil {
+		return Layout{}, fmt.Errorf("object store prefix %q: %w", prefix, err)
+	}
+	if len(root) > objstore.MaxKeyLen/2 {
+		return Layout{}, errors.New("object store prefix is too long")
+	}
+	return Layout{root: root + "/"}, nil
+}
+
+// DataPrefix is what the keys of all segment objects begin with, and no other.
+func (l Layout) DataPrefix() string { return l.root + "data/" }
+
+// Owner is the key of the ownership object.
+func (l Layout) Owner() string { return l.root + "owner" }
+
+// Object is the key of the segment object with this id. The two hex digits
+// before it spread the objects over the store's partitions, and over
+// directories; they are the id's last byte, which is random in every version
+// of UUID in use.
+func (l Layout) Object(id uuid.UUID) string {
+	return l.DataPrefix() + hex.EncodeToString(id[15:]) + "/" + id.String()
+}
+
+// ParseObject is the inverse of Object. It is false for any key that Object
+// does not make, so that what others left below our prefix is not ours.
+func (l Layout) ParseObject(key string) (uuid.UUID, bool) {
+	rest, ok := strings.CutPrefix(key, l.DataPrefix())
+	if !ok || len(rest) != 2+1+36 {
+		return uuid.UUID{}, false
+	}
+	id, err := uuid.Parse(rest[3:])
+	if err != nil || l.Object(id) != key {
+		return uuid.UUID{}, false
+	}
+	return id, true
+}
