@@ -2,6 +2,7 @@ package objstore
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"net/http"
@@ -44,8 +45,9 @@ func KindOfHTTP(status int, code string) error {
 // does not heal are told from a network that does.
 func NoAnswer(err error) (kind error, hint string) {
 	unknown, wrongName := x509.UnknownAuthorityError{}, x509.HostnameError{}
+	record := tls.RecordHeaderError{}
 	switch {
-	case errors.Is(err, http.ErrSchemeMismatch):
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
 		return ErrInvalid, "the server speaks plain HTTP, not TLS: write endpoint=http://… (s3) or secure=false (minio)"
 	case errors.As(err, &unknown):
 		return ErrInvalid, "the server's certificate is signed by an authority that this machine does not trust (AWS_CA_BUNDLE or SSL_CERT_FILE can name it)"
