@@ -99,3 +99,19 @@ func sortUnique[T any](s *[]T, order func(a, b T) int) {
 	slices.SortFunc(*s, order)
 	*s = slices.CompactFunc(*s, func(a, b T) bool { return order(a, b) == 0 })
 }
+
+// Diff names everything that can differ between two images that no log joins: all
+// that next has, and the topics that only old has.
+func Diff(old, next *Image) Delta {
+	d := next.Everything()
+	for t := range old.Topics() {
+		if next.Topic(t.ID) == nil {
+			d.Deleted = append(d.Deleted, DeletedTopic{ID: t.ID, Name: t.Name, Partitions: t.Partitions})
+		}
+	}
+	for r := range old.ConfigResources() {
+		d.Configs = append(d.Configs, r)
+	}
+	d.normalize()
+	return d
+}

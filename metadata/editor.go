@@ -2,11 +2,13 @@ package metadata
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
+	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
 )
 
@@ -190,6 +192,11 @@ func (e *Editor) TouchEntries(tp record.TopicPartition) {
 	e.delta.Entries = append(e.delta.Entries, tp)
 }
 
+// TouchConfigs notes that a resource's configs changed with the resource itself.
+func (e *Editor) TouchConfigs(r ConfigResource) {
+	e.delta.Configs = append(e.delta.Configs, r)
+}
+
 // DeleteTopic removes a topic with its partitions and configs.
 func (e *Editor) DeleteTopic(id record.TopicID) {
 	n := e.node(id)
@@ -276,4 +283,41 @@ func (e *Editor) Commit(index uint64) (*Image, Delta) {
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	return slices.Sorted(maps.Keys(m))
+}
+
+// SetFeaturesEpoch raises the epoch without a change of levels (a removed feature
+// leaves only its epoch).
+func (e *Editor) SetFeaturesEpoch(epoch int64) {
+	e.img.featuresEpoch = max(e.img.featuresEpoch, epoch)
+}
+
+// CheckPartitions returns an error if a topic has not as many partitions as it
+// says.
+func (e *Editor) CheckPartitions() error {
+	var err error
+	e.eachTopic(func(t *Topic) bool {
+		have := e.partitionCount(t.ID)
+		if have != t.Partitions {
+			err = fmt.Errorf("%w: topic %s has %d of %d partitions", command.ErrCorrupt, t.Name, have, t.Partitions)
+		}
+		return err == nil
+	})
+	return err
+}
+
+func (e *Editor) partitionCount(id record.TopicID) int32 {
+	if v, ok := e.owned[id]; ok {
+		return v.vec.len()
+	}
+	return e.node(id).parts.len()
+}
+
+func (e *Editor) eachTopic(fn func(*Topic) bool) {
+	e.open()
+	for it := e.topics.Root().Iterator(); ; {
+		_, n, ok := it.Next()
+		if !ok || !fn(n.topic) {
+			return
+		}
+	}
 }
