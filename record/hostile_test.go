@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"math"
 	"runtime"
 	"testing"
@@ -106,6 +107,12 @@ func TestLyingLengths(t *testing.T) {
 	lzGood := lz()
 	lzDependent := bytes.Clone(lzGood)
 	lzDependent[4] &^= lz4Independent
+	for sum := range 256 { // the one that makes the header right again
+		lzDependent[6] = byte(sum)
+		if _, err := io.ReadAll(lz4.NewReader(bytes.NewReader(lzDependent))); err == nil {
+			break
+		}
+	}
 	lzVersion := bytes.Clone(lzGood)
 	lzVersion[4] ^= 0x80
 	lzHeader := bytes.Clone(lzGood)
@@ -132,6 +139,7 @@ func TestLyingLengths(t *testing.T) {
 		"lz4 version":                  {CodecLz4, lzVersion},
 		"lz4 header checksum":          {CodecLz4, lzHeader},
 		"lz4 two frames":               {CodecLz4, frame(lzGood, lzGood)},
+		"lz4 empty frame behind":       {CodecLz4, frame(lzGood, []byte{4, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82, 0, 0, 0, 0})},
 		"lz4 byte behind":              {CodecLz4, frame(lzGood, []byte{0})},
 		"lz4 without end":              {CodecLz4, lzGood[:len(lzGood)-6]},
 		"lz4 legacy":                   {CodecLz4, lz(lz4.LegacyOption(true))},
@@ -154,6 +162,20 @@ func TestLyingLengths(t *testing.T) {
 	claim := append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0}, 0, 0, 0, 0, 0, 0, 0, 0x10, 1, 0, 0)
 	_, err = Validate(packed(t, CodecZstd, claim), looseRules())
 	require.ErrorIs(t, err, ErrTooLarge)
+}
+
+// A large record that is longer than its fields must not lend its rest to the
+// record behind it.
+func TestRestIsNoRecord(t *testing.T) {
+	value := make([]byte, 3*windowStart)
+	first := appendRecord(nil, 0, 0, &Record{Value: value})
+	_, n := varint32(first)
+	body := append(bytes.Clone(first[n:]), oneRecord(1, "hidden")...)
+	plain := append(appendVarint(nil, int64(len(body))), body...)
+	for _, codec := range allCodecs {
+		_, err := Validate(payload(t, codec, 2, plain), looseRules())
+		require.ErrorIs(t, err, ErrInvalidRecord, codec)
+	}
 }
 
 // What other clients write, beside kgo.
