@@ -2,7 +2,9 @@ package wire
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
+	"runtime/debug"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -24,10 +26,31 @@ type Request struct {
 	// Body is the decoded request. That of Produce aliases the frame's buffer,
 	// strings and records alike, and must not be touched after DoneWithBody or
 	// the answer: clone what stays. Bodies of other keys are garbage collected
-	// and may be kept, though a byte field kept keeps its whole frame.
+	// and may be kept (but for their unknown tags), though a byte field kept
+	// keeps its whole frame.
 	Body kmsg.Request
 	// Size is the length of the frame in bytes, without its prefix.
 	Size int32
+
+	flexible bool
+
+	// Guarded by Conn.mu.
+	next   *Request // in order of arrival
+	held   int64    // what counts against Conn.inFlightBytes
+	memory int64    // reserved from the budget for the decoded body
+	frame  *buffer  // what Body aliases, nil for nothing or after DoneWithBody
+	inline bool     // the reader will send the answer after ServeKafka
+	done   bool     // answered
+	answer answer
+}
+
+// answer is what a request ended with. At most one field is set; none for
+// ReplyNone.
+type answer struct {
+	encoded *[]byte  // a whole frame, from answerPool
+	payload *Payload // goes after the header in encoded
+	close   error
+	charged int64 // reserved from the budget for encoded
 }
 
 // File is an open file to send from. Both methods must stay valid until the
@@ -56,8 +79,21 @@ type Section struct {
 type Payload struct {
 	Sections []Section
 	// Release, where set, is called exactly once, when the sections were sent
-	// or are not needed any more. It may run on any goroutine.
+	// or are not needed any more. It may run on any goroutine, and must not
+	// block.
 	Release func()
+}
+
+func (p *Payload) size() int64 {
+	var n int64
+	for i := range p.Sections {
+		if s := &p.Sections[i]; s.Range.File != nil {
+			n += s.Range.Len
+		} else {
+			n += int64(len(s.Bytes))
+		}
+	}
+	return n
 }
 
 // Context is cancelled when the connection closes or its peer was seen to go
@@ -67,19 +103,119 @@ func (r *Request) Context() context.Context { return r.Conn.context() }
 
 // Reply answers with resp, whose version is set to that of the request. It is
 // encoded before Reply returns.
-func (r *Request) Reply(resp kmsg.Response) {}
+func (r *Request) Reply(resp kmsg.Response) {
+	resp.SetVersion(r.Version)
+	buf := answerPool.Get().(*[]byte)
+	*buf = resp.AppendTo(appendResponseHeader(*buf, r.CorrelationID, r.Key, r.flexible))
+	binary.BigEndian.PutUint32(*buf, uint32(len(*buf)-4))
+	r.finish(answer{encoded: buf})
+}
 
 // ReplyRaw answers with a body encoded by the handler. Wire owns p from here
 // on and calls its Release.
-func (r *Request) ReplyRaw(p *Payload) {}
+func (r *Request) ReplyRaw(p *Payload) {
+	buf := answerPool.Get().(*[]byte)
+	*buf = appendResponseHeader(*buf, r.CorrelationID, r.Key, r.flexible)
+	binary.BigEndian.PutUint32(*buf, uint32(int64(len(*buf)-4)+p.size()))
+	r.finish(answer{encoded: buf, payload: p})
+}
 
 // ReplyNone ends a request that has no answer (Produce with acks=0).
-func (r *Request) ReplyNone() {}
+func (r *Request) ReplyNone() { r.finish(answer{}) }
 
 // CloseConn closes the connection in place of an answer, once earlier requests
-// were answered. err says why; it is logged.
-func (r *Request) CloseConn(err error) {}
+// were answered. err, not nil, says why; it is logged.
+func (r *Request) CloseConn(err error) { r.finish(answer{close: err}) }
 
 // DoneWithBody gives the frame's buffer back before the answer: Body must not
 // be touched any more. Every answer implies it.
-func (r *Request) DoneWithBody() {}
+func (r *Request) DoneWithBody() {
+	c := r.Conn
+	c.mu.Lock()
+	frame := r.takeFrameLocked()
+	c.mu.Unlock()
+	if frame != nil {
+		frame.release()
+	}
+}
+
+// takeFrameLocked makes the caller own the request's reference to its frame.
+func (r *Request) takeFrameLocked() *buffer {
+	frame := r.frame
+	if frame != nil {
+		r.frame = nil
+		held := int64(r.Size)
+		r.held -= held
+		r.Conn.inFlightBytes.Add(-held)
+		r.Conn.pokeIfRoomLocked()
+	}
+	return frame
+}
+
+// smallAnswer is the size from which unsent answers count against the budget.
+const smallAnswer = 4 << 10
+
+// finish records the answer and, unless the reader is about to send it itself,
+// starts the writer when it is this answer's turn.
+func (r *Request) finish(a answer) {
+	c := r.Conn
+	s := c.srv
+	if a.encoded != nil && cap(*a.encoded) > smallAnswer {
+		a.charged = int64(cap(*a.encoded))
+		s.budget.force(a.charged)
+	}
+	c.mu.Lock()
+	if r.done {
+		c.mu.Unlock()
+		a.drop(&s.budget)
+		s.opts.Logger.Error("request answered twice", "key", r.Key, "version", r.Version, "stack", string(debug.Stack()))
+		return
+	}
+	r.done = true
+	if a.close != nil {
+		c.closing.Store(true)
+	}
+	frame := r.takeFrameLocked()
+	memory := r.memory
+	r.memory = 0
+	dropped := c.closed
+	start := false
+	if !dropped {
+		r.answer = a
+		if !r.inline && c.head == r && !c.writing {
+			c.writing = true
+			start = true
+			// Under mu and before closed: Shutdown still waits for the reader.
+			s.goroutines.Add(1)
+		}
+	}
+	c.mu.Unlock()
+
+	if frame != nil {
+		frame.release()
+	}
+	if memory > 0 {
+		s.budget.release(memory)
+	}
+	s.counters.inFlight.Add(-1)
+	if dropped {
+		a.drop(&s.budget)
+	}
+	if start {
+		go c.write()
+	}
+}
+
+// drop lets go of what an answer holds, sent or not.
+func (a *answer) drop(b *budget) {
+	if a.payload != nil && a.payload.Release != nil {
+		a.payload.Release()
+	}
+	if a.encoded != nil {
+		if a.charged > 0 {
+			b.release(a.charged)
+		}
+		putAnswer(a.encoded)
+	}
+	*a = answer{}
+}

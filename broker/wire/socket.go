@@ -1,0 +1,32 @@
+package wire
+
+import "golang.org/x/sys/unix"
+
+// peerClosed tells whether the peer closed its side or the connection is dead,
+// even where unread bytes stand before the end.
+func peerClosed(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		return err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	}
+}
+
+// readFD reads what there is; again says that there is nothing yet.
+func readFD(fd uintptr, b []byte) (n int, again bool, err error) {
+	for {
+		n, err = unix.Read(int(fd), b)
+		switch err {
+		case nil:
+			return n, false, nil
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return 0, true, nil
+		}
+		return 0, false, err
+	}
+}
