@@ -305,7 +305,8 @@ func (f *Fill) Done() <-chan struct{} { return f.done }
 
 // Wait returns a pinned handle once the owner has completed the fill, or the
 // owner's error, or the context's. Any number may wait, the owner included.
-func (f *Fill) Wait(ctx context.Context) (*Handle, error) {
+// visit is as for Acquire.
+func (f *Fill) Wait(ctx context.Context, visit bool) (*Handle, error) {
 	select {
 	case <-f.done:
 	default:
@@ -326,8 +327,10 @@ func (f *Fill) Wait(ctx context.Context) (*Handle, error) {
 	if e.data == nil {
 		return &Handle{data: f.data}, nil // evicted already, or never admitted
 	}
-	c.mem.touch(&e.mem)
-	c.disk.touch(&e.disk)
+	if visit {
+		c.mem.touch(&e.mem)
+		c.disk.touch(&e.disk)
+	}
 	e.memPins++
 	return &Handle{cache: c, entry: e, data: e.data}, nil
 }

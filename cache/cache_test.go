@@ -88,7 +88,7 @@ func TestSingleFlightOutlivesItsFirstRequest(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		first := make(chan error, 1)
 		go func() {
-			_, err := fill.Wait(ctx)
+			_, err := fill.Wait(ctx, true)
 			first <- err
 		}()
 		results := make(chan []byte, 10)
@@ -98,7 +98,7 @@ func TestSingleFlightOutlivesItsFirstRequest(t *testing.T) {
 				if h != nil || owner || err != nil {
 					panic("reserved twice")
 				}
-				if h, err = f.Wait(t.Context()); err != nil {
+				if h, err = f.Wait(t.Context(), true); err != nil {
 					panic(err)
 				}
 				results <- bytes.Clone(h.Bytes())
@@ -127,7 +127,7 @@ func TestFailedFillIsForgotten(t *testing.T) {
 	require.NoError(t, err)
 	boom := errors.New("boom")
 	fill.Fail(boom)
-	_, err = fill.Wait(t.Context())
+	_, err = fill.Wait(t.Context(), true)
 	require.ErrorIs(t, err, boom)
 	require.False(t, c.Peek(keyOf(1)))
 	put(t, c, keyOf(1), 10)
@@ -160,7 +160,7 @@ func TestLargerThanMemory(t *testing.T) {
 	_, fill, _, err := c.Acquire(t.Context(), keyOf(0), true)
 	require.NoError(t, err)
 	fill.Complete(content(keyOf(0), 200))
-	h, err := fill.Wait(t.Context())
+	h, err := fill.Wait(t.Context(), true)
 	require.NoError(t, err)
 	require.Equal(t, content(keyOf(0), 200), h.Bytes())
 	h.Release()
@@ -340,7 +340,7 @@ func TestCloseAnswersWaiters(t *testing.T) {
 		require.NoError(t, err)
 		got := make(chan error, 1)
 		go func() {
-			_, err := fill.Wait(t.Context())
+			_, err := fill.Wait(t.Context(), true)
 			got <- err
 		}()
 		synctest.Wait()
@@ -420,7 +420,7 @@ func randomStep(c *Cache, r *rand.Rand) error {
 		if r.IntN(10) == 0 {
 			cancel()
 		}
-		h, err = f.Wait(ctx)
+		h, err = f.Wait(ctx, true)
 		if err != nil {
 			if errors.Is(err, context.Canceled) || err.Error() == "transient" {
 				return nil
