@@ -12,12 +12,6 @@ import (
 // idempotent client may have in flight.
 const Remembered = 5
 
-// Marker is the content of an end-of-transaction control record.
-type Marker struct {
-	Commit           bool
-	CoordinatorEpoch int32
-}
-
 // Completed describes a transaction that a marker has just ended.
 type Completed struct {
 	Aborted
@@ -221,7 +215,7 @@ func (s *State) CheckMarker(id int64, epoch int16, coordinator int32) error {
 // in ms. It answers the transaction that the batch ended, if it ended one.
 //
 // REQUIRES: batches come in offset order.
-func (s *State) Apply(h *record.Header, marker *Marker, now int64) (Completed, bool) {
+func (s *State) Apply(h *record.Header, marker *record.EndTxnMarker, now int64) (Completed, bool) {
 	if !h.HasProducer() {
 		return Completed{}, false
 	}
@@ -245,14 +239,15 @@ func (s *State) Apply(h *record.Header, marker *Marker, now int64) (Completed, b
 	if h.BaseSequence >= 0 {
 		e.push(batch{lastOffset: h.LastOffset(), timestamp: h.MaxTimestamp, lastSeq: h.LastSequence(), delta: h.LastOffsetDelta})
 	}
-	if h.IsTransactional() && e.txnStart == record.NoOffset {
+	// A batch that compaction has emptied opens nothing: its marker may be gone.
+	if h.IsTransactional() && h.NumRecords > 0 && e.txnStart == record.NoOffset {
 		e.txnStart = h.BaseOffset
 		s.open = append(s.open, openTxn{first: h.BaseOffset, id: h.ProducerID})
 	}
 	return Completed{}, false
 }
 
-func (s *State) endTxn(h *record.Header, e *entry, m *Marker) (Completed, bool) {
+func (s *State) endTxn(h *record.Header, e *entry, m *record.EndTxnMarker) (Completed, bool) {
 	e.coord = max(e.coord, m.CoordinatorEpoch)
 	first := e.txnStart
 	if first == record.NoOffset {

@@ -213,7 +213,8 @@ func (s *Segment) FindTime(ts int64, from record.Offset) (at At, ok bool, err er
 
 // Read selects the batches from the one that holds from (or the next after a
 // gap) up to upTo, at most maxBytes of them, but one whole batch at least when
-// atLeastOne. It answers false when there is nothing to read.
+// atLeastOne. Len is 0 when that first batch may not be read. It answers false
+// when the segment holds nothing at or above from.
 //
 // REQUIRES: a reference on File() is held.
 func (s *Segment) Read(from, upTo record.Offset, maxBytes int64, atLeastOne bool) (Span, bool, error) {
@@ -227,7 +228,7 @@ func (s *Segment) Read(from, upTo record.Offset, maxBytes int64, atLeastOne bool
 	}
 	h := &at.Header
 	if h.NextOffset() > upTo || int64(h.Size()) > maxBytes && !atLeastOne {
-		return Span{}, false, nil
+		return Span{}, true, nil
 	}
 	span := Span{Pos: at.Pos, Len: int64(h.Size()), First: h.BaseOffset, Next: h.NextOffset()}
 	limit := at.Pos + max(maxBytes, span.Len)
@@ -249,7 +250,7 @@ func (s *Segment) Read(from, upTo record.Offset, maxBytes int64, atLeastOne bool
 		span.Len, span.Next = pos+int64(h.Size())-at.Pos, h.NextOffset()
 		return true
 	})
-	return span, err == nil, err
+	return span, true, err
 }
 
 // Walk calls fn with the header of each batch from the one that holds from on,

@@ -59,7 +59,7 @@ func (m *Meta) Add(h *record.Header) {
 		(m.MinTimestamp < 0 || h.BaseTimestamp < m.MinTimestamp) {
 		m.MinTimestamp = h.BaseTimestamp
 	}
-	if h.MaxTimestamp > m.MaxTimestamp {
+	if h.MaxTimestamp > m.MaxTimestamp && h.NumRecords > 0 {
 		m.MaxTimestamp = h.MaxTimestamp
 		m.MaxTimestampBatch = h.BaseOffset
 	}

@@ -25,6 +25,8 @@ type Recovery struct {
 	Size int64
 	// Interval is the distance of index entries in bytes.
 	Interval int64
+	// ModTime stands for the append times of batches above Meta.Bytes, in ms.
+	ModTime int64
 	// Verify checks the CRC of each batch above Meta.Bytes.
 	Verify bool
 	// OnBatch is called with each batch above Meta.Bytes in order. Raw is only
@@ -66,6 +68,12 @@ func Recover(p Place, r Recovery) (s *Segment, bad, err error) {
 		s.addLocked(&b.Header)
 		return nil
 	})
+	if s.meta.Bytes > r.Meta.Bytes {
+		s.meta.LastAppend = max(s.meta.LastAppend, r.ModTime)
+		if s.meta.Created < 0 {
+			s.meta.Created = r.ModTime
+		}
+	}
 	if errors.Is(err, errBeyond) {
 		return s, fmt.Errorf("position %d: %w: offset does not belong to this segment", s.meta.Bytes, record.ErrCorrupt), nil
 	}

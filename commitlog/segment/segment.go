@@ -105,6 +105,13 @@ func (s *Segment) Seal(end record.Offset) {
 	s.sealed.Store(true)
 }
 
+// SetEnd moves the end of an active segment past a gap.
+func (s *Segment) SetEnd(end record.Offset) {
+	s.mu.Lock()
+	s.meta.End = end
+	s.mu.Unlock()
+}
+
 // IndexBytes is the size of the offset index so far.
 func (s *Segment) IndexBytes() int64 {
 	s.mu.RLock()

@@ -1,0 +1,329 @@
+package commitlog
+
+import (
+	"context"
+	"errors"
+
+	"github.com/firnlog/firn/commitlog/producer"
+	"github.com/firnlog/firn/commitlog/segment"
+	"github.com/firnlog/firn/record"
+)
+
+// capture is what one flush makes durable: the log as it was at a moment.
+type capture struct {
+	end   record.Offset
+	parts []*part // not stored yet, in order, the last one active
+	// snapshots are producer states at segment bases, to be written.
+	snapshots []*part
+	states    [][]byte
+	dir, top  bool        // the directory, and those above it, are to be synced
+	cp        *checkpoint // nil when none is due
+}
+
+// flushRound is one turn with a flusher worker.
+func (l *Log) flushRound() {
+	l.files.Lock()
+	defer l.files.Unlock()
+	if l.usable() != nil {
+		return // failed or closed meanwhile; waiters were answered
+	}
+	if err := l.flush(l.flusher.takeDue(l, false), nil); err != nil {
+		// fail has told the owner and answered the waiters.
+		_ = l.fail(err)
+	}
+}
+
+// flush syncs what was appended, stores what was sealed, publishes FlushedEnd
+// and, with checkpoint, writes the recovery checkpoint, after edit has changed
+// it. A full disk only puts off what is not data.
+//
+// Crash points: data is synced first, then the files derived from it, then
+// the directory, then the checkpoint takes its place by a rename. So a
+// checkpoint never claims what is not durable, and each file it relies on is.
+//
+// REQUIRES: files is held.
+func (l *Log) flush(withCheckpoint bool, edit func(*checkpoint)) error {
+	c := l.capture(withCheckpoint)
+	for _, p := range c.parts {
+		if err := p.File().Acquire(); err != nil {
+			return err
+		}
+		err := p.Sync()
+		p.File().Release()
+		if err != nil {
+			return err
+		}
+	}
+	stored, complete, err := l.storeDerived(&c)
+	if err != nil {
+		return err
+	}
+	if c.dir {
+		if err := l.syncDirs(c.top); err != nil {
+			return err
+		}
+	}
+	l.publishFlushed(&c, stored)
+	if c.cp != nil && !complete && edit != nil {
+		return ErrNoSpace
+	}
+	if c.cp != nil && complete {
+		if edit != nil {
+			edit(c.cp)
+		}
+		if err := l.writeCheckpoint(c.cp); err != nil {
+			if !segment.IsNoSpace(err) {
+				return err
+			}
+			l.logger.Warn("no space for the recovery checkpoint", "dir", l.place.Dir, "err", err)
+			if edit != nil {
+				return ErrNoSpace
+			}
+		}
+	}
+	return nil
+}
+
+// capture takes the picture that a flush works from.
+func (l *Log) capture(withCheckpoint bool) capture {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	parts := l.list()
+	c := capture{dir: l.dirChanged, top: l.newDir}
+	last := parts[len(parts)-1]
+	c.end = last.Meta().End
+	for _, p := range parts {
+		if !p.stored {
+			c.parts = append(c.parts, p)
+		}
+		if p.snapshot != nil {
+			c.snapshots = append(c.snapshots, p)
+			c.states = append(c.states, p.snapshot)
+		}
+	}
+	l.dirChanged, l.newDir = false, false
+	if withCheckpoint {
+		c.cp = l.checkpointLocked(parts)
+	}
+	return c
+}
+
+// checkpointLocked describes the log as it is now.
+func (l *Log) checkpointLocked(parts []*part) *checkpoint {
+	last := parts[len(parts)-1]
+	cp := &checkpoint{
+		start: parts[0].Base(), cleaned: l.cleaned,
+		segments:  make([]segment.Meta, len(parts)),
+		epochs:    append(epochCache(nil), l.epochs...),
+		aborted:   append([]producer.Aborted(nil), last.aborted...),
+		producers: l.producers.AppendSnapshot(nil, last.Meta().End),
+	}
+	for i, p := range parts {
+		cp.segments[i] = p.Meta()
+	}
+	return cp
+}
+
+// storeDerived writes the indexes of sealed segments and the producer
+// snapshots between them. It answers which segments need no further work, and
+// whether the disk had room for all.
+func (l *Log) storeDerived(c *capture) (stored []*part, complete bool, err error) {
+	full := func(err error) ([]*part, bool, error) {
+		if !segment.IsNoSpace(err) {
+			return nil, false, err
+		}
+		l.logger.Warn("no space for the indexes of a segment", "dir", l.place.Dir, "err", err)
+		return stored, false, nil
+	}
+	for i, p := range c.snapshots {
+		path := l.place.Path(p.Base(), snapshotSuffix)
+		if err := segment.WriteFile(l.place.FS, path, c.states[i], true); err != nil {
+			return full(err)
+		}
+		c.dir = true
+		l.mu.Lock()
+		p.snapshot = nil
+		l.mu.Unlock()
+	}
+	last := len(c.parts) - 1 // active when the picture was taken
+	for _, p := range c.parts[:last] {
+		if err := l.storePart(p); err != nil {
+			return full(err)
+		}
+		c.dir = true
+		stored = append(stored, p)
+	}
+	if p := c.parts[last]; c.cp != nil && p.PersistDue() {
+		if err := p.Persist(); err != nil {
+			return full(err)
+		}
+	}
+	return stored, true, nil
+}
+
+// storePart writes the index files of a sealed and synced segment.
+func (l *Log) storePart(p *part) error {
+	if err := l.storeAborted(p); err != nil {
+		return err
+	}
+	return p.Persist()
+}
+
+func (l *Log) storeAborted(p *part) error {
+	l.mu.Lock()
+	aborted := p.aborted
+	l.mu.Unlock()
+	if len(aborted) == 0 {
+		return nil
+	}
+	path := l.place.Path(p.Base(), txnIndexSuffix)
+	return segment.WriteFile(l.place.FS, path, producer.AppendTxnIndex(nil, aborted), true)
+}
+
+// syncDirs makes the entries of the log's directory durable, and with top
+// those of the topic's and the data directory.
+func (l *Log) syncDirs(top bool) error {
+	fs, dir := l.place.FS, l.place.Dir
+	if err := segment.SyncDir(fs, dir); err != nil {
+		return err
+	}
+	if !top {
+		return nil
+	}
+	topic := fs.PathDir(dir)
+	if err := segment.SyncDir(fs, topic); err != nil {
+		return err
+	}
+	return segment.SyncDir(fs, fs.PathDir(topic))
+}
+
+// publishFlushed makes the new FlushedEnd known.
+func (l *Log) publishFlushed(c *capture, stored []*part) {
+	l.mu.Lock()
+	for _, p := range stored {
+		p.stored, p.aborted = true, nil
+	}
+	var unpin []*part
+	for _, p := range c.parts {
+		if p.pinned && !p.busy && (p.stored || p.Meta().End <= c.end) {
+			p.pinned = false
+			unpin = append(unpin, p)
+		}
+	}
+	// An append that is not published yet may be undone.
+	end := min(c.end, l.End())
+	moved := end > l.FlushedEnd()
+	if moved {
+		l.flushed.Store(int64(end))
+	}
+	var done []waiter
+	rest := l.waiters[:0]
+	for _, w := range l.waiters {
+		if w.end <= end {
+			done = append(done, w)
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	l.waiters = rest
+	l.mu.Unlock()
+	for _, p := range unpin {
+		p.File().Release()
+	}
+	if moved {
+		l.onFlushed(end)
+	}
+	for _, w := range done {
+		w.done <- nil
+	}
+}
+
+// writeCheckpoint replaces the recovery checkpoint.
+//
+// REQUIRES: files is held; what cp claims is durable.
+func (l *Log) writeCheckpoint(cp *checkpoint) error {
+	path := l.place.FS.PathJoin(l.place.Dir, checkpointName)
+	if err := segment.WriteFile(l.place.FS, path, cp.append(nil), true); err != nil {
+		return err
+	}
+	l.checkpointed = cp.end()
+	return nil
+}
+
+// Flush waits until all that was appended before the call is durable.
+func (l *Log) Flush(ctx context.Context) error {
+	end := l.End()
+	l.mu.Lock()
+	switch {
+	case l.closed:
+		l.mu.Unlock()
+		return ErrClosed
+	case l.Failed() != nil:
+		l.mu.Unlock()
+		return l.Failed()
+	case l.FlushedEnd() >= end:
+		l.mu.Unlock()
+		return nil
+	}
+	w := waiter{end: end, done: make(chan error, 1)}
+	l.waiters = append(l.waiters, w)
+	l.mu.Unlock()
+	l.flusher.request(l, false)
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close ends the log. With clean all is synced and the recovery checkpoint
+// written first, so that the next Open reads nothing else; without, the files
+// are left as they are. Waiters of Flush get ErrClosed. Slices stay readable
+// until released.
+func (l *Log) Close(clean bool) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.files.Lock()
+	defer l.files.Unlock()
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	l.mu.Unlock()
+	var err error
+	if clean && l.Failed() == nil {
+		l.flusher.takeDue(l, true)
+		err = l.flush(true, func(cp *checkpoint) { cp.clean = true })
+		switch {
+		case errors.Is(err, ErrNoSpace):
+			err = nil // the next start reads the tail again
+		case err != nil:
+			err = l.fail(err)
+		}
+	}
+	l.mu.Lock()
+	l.closed = true
+	waiters := l.waiters
+	l.waiters = nil
+	var unpin []*part
+	for _, p := range l.list() {
+		if p.pinned {
+			p.pinned = false
+			unpin = append(unpin, p)
+		}
+	}
+	l.mu.Unlock()
+	for _, p := range unpin {
+		p.File().Release()
+	}
+	for _, w := range waiters {
+		w.done <- ErrClosed
+	}
+	l.flusher.forget(l)
+	for _, p := range l.list() {
+		p.Detach()
+	}
+	return err
+}

@@ -1,0 +1,354 @@
+package commitlog
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/firnlog/firn/commitlog/producer"
+	"github.com/firnlog/firn/commitlog/segment"
+	"github.com/firnlog/firn/record"
+)
+
+// TruncateTo removes everything at and above off: batches (a batch that holds
+// off goes as a whole, so End may be below off), leader epochs that begin
+// there, and what producers wrote there. Below Start it empties the log, which
+// then begins at off. It syncs before it returns.
+//
+// REQUIRES: the one writer; nothing at or above off was committed.
+//
+// Crash points: a checkpoint whose recovery point is above the cut is replaced
+// before anything is cut. Until all is cut the old tail may come back, as if
+// the truncation had not happened yet; never a part of it behind new data, for
+// a segment only continues the log where it ends.
+func (l *Log) TruncateTo(off record.Offset) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if off < 0 {
+		return fmt.Errorf("%w: truncation to %d", ErrOutOfRange, off)
+	}
+	if off >= l.End() {
+		return nil
+	}
+	return l.truncate(off)
+}
+
+// truncate is TruncateTo. REQUIRES: writing is held, off < the end of what was
+// written.
+func (l *Log) truncate(off record.Offset) error {
+	l.files.Lock()
+	defer l.files.Unlock()
+	if off < l.Start() {
+		return l.reset(off, l.epochsBelow(off), &producer.State{})
+	}
+	if err := l.flush(false, nil); err != nil {
+		return l.fail(err)
+	}
+	parts := l.list()
+	i := find(parts, off)
+	old := parts[i]
+	cut, end, err := cutPoint(old, off)
+	if err != nil {
+		return err
+	}
+	state, err := l.stateAt(end)
+	if err != nil {
+		return err
+	}
+	aborted, err := l.abortedBelow(old, end)
+	if err != nil {
+		return err
+	}
+	next, err := l.reopenCut(old, cut, end, aborted)
+	if err != nil {
+		return err
+	}
+	epochs := l.epochsBelow(end)
+	kept := append(parts[:i:i], next)
+	if end < l.checkpointed {
+		cp := &checkpoint{
+			start: kept[0].Base(), cleaned: min(l.cleanedEnd(), end), epochs: epochs, aborted: aborted,
+			producers: state.AppendSnapshot(nil, end),
+		}
+		for _, p := range kept {
+			cp.segments = append(cp.segments, p.Meta())
+		}
+		if err := l.replaceCheckpoint(cp); err != nil {
+			next.Detach()
+			return err
+		}
+	}
+	l.mu.Lock()
+	l.producers, l.epochs = *state, epochs
+	l.cleaned = min(l.cleaned, end)
+	l.end.Store(int64(end))
+	l.flushed.Store(min(l.flushed.Load(), int64(end)))
+	l.noteTxnsLocked()
+	l.setPartsLocked(kept)
+	l.mu.Unlock()
+	if err := l.cutFiles(parts[i:], next); err != nil {
+		return l.fail(err)
+	}
+	return nil
+}
+
+// cutPoint finds the position in p from which on everything goes, and the end
+// of the log that this makes.
+func cutPoint(p *part, off record.Offset) (pos int64, end record.Offset, err error) {
+	if err := p.File().Acquire(); err != nil {
+		return 0, 0, err
+	}
+	defer p.File().Release()
+	at, ok, err := p.Find(off)
+	if err != nil {
+		return 0, 0, err
+	}
+	if !ok {
+		return p.Meta().Bytes, off, nil
+	}
+	return at.Pos, min(off, at.Header.BaseOffset), nil
+}
+
+// reopenCut takes the first cut bytes of a segment up as the active one.
+func (l *Log) reopenCut(old *part, cut int64, end record.Offset, aborted []producer.Aborted) (*part, error) {
+	s, bad, err := segment.Recover(l.place, segment.Recovery{
+		Meta: segment.NewMeta(old.Base()), Size: cut, Interval: l.config.Load().IndexIntervalBytes, ModTime: old.Meta().LastAppend,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if bad != nil {
+		return nil, fmt.Errorf("%w: segment %d below offset %d: %w", ErrCorrupt, old.Base(), end, bad)
+	}
+	s.SetEnd(end)
+	p := &part{Segment: s, aborted: aborted}
+	for range aborted {
+		s.AddAborted()
+	}
+	l.mu.Lock()
+	p.snapshot = old.snapshot
+	l.mu.Unlock()
+	return p, nil
+}
+
+// cutFiles makes the disk follow: the segment next takes the place of gone[0],
+// the others of gone are removed, newest first.
+func (l *Log) cutFiles(gone []*part, next *part) error {
+	for i := len(gone) - 1; i > 0; i-- {
+		if err := l.removePart(gone[i]); err != nil {
+			return err
+		}
+	}
+	l.unpin(gone[0])
+	gone[0].Detach()
+	for _, suffix := range [...]string{segment.IndexSuffix, segment.TimeIndexSuffix, txnIndexSuffix} {
+		if err := segment.RemoveFile(l.place.FS, l.place.Path(next.Base(), suffix)); err != nil {
+			return err
+		}
+	}
+	if err := next.File().Acquire(); err != nil {
+		return err
+	}
+	defer next.File().Release()
+	if err := next.Undo(); err != nil {
+		return err
+	}
+	if err := next.Sync(); err != nil {
+		return err
+	}
+	return segment.SyncDir(l.place.FS, l.place.Dir)
+}
+
+// unpin releases the reference for unsynced data.
+func (l *Log) unpin(p *part) {
+	l.mu.Lock()
+	pinned := p.pinned
+	p.pinned = false
+	l.mu.Unlock()
+	if pinned {
+		p.File().Release()
+	}
+}
+
+// removePart deletes all files of a segment that is out of the list. Slices
+// that were taken before stay readable. The caller syncs the directory.
+func (l *Log) removePart(p *part) error {
+	l.unpin(p)
+	errs := []error{p.Remove()}
+	for _, suffix := range [...]string{txnIndexSuffix, snapshotSuffix} {
+		errs = append(errs, segment.RemoveFile(l.place.FS, l.place.Path(p.Base(), suffix)))
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Log) epochsBelow(end record.Offset) epochCache {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.epochs.truncate(end)
+}
+
+func (l *Log) cleanedEnd() record.Offset {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cleaned
+}
+
+// replaceCheckpoint writes a checkpoint and makes sure that it is the one that
+// a restart finds.
+func (l *Log) replaceCheckpoint(cp *checkpoint) error {
+	err := l.writeCheckpoint(cp)
+	if err == nil {
+		err = segment.SyncDir(l.place.FS, l.place.Dir)
+	}
+	if segment.IsNoSpace(err) {
+		return fmt.Errorf("%w: %s: %w", ErrNoSpace, l.place.Dir, err)
+	}
+	if err != nil {
+		return l.fail(err)
+	}
+	return nil
+}
+
+// ResetTo discards the log and begins an empty one at off, with the leader
+// epochs and the producer snapshot (ProducerSnapshotAt's bytes; nil for none)
+// of the history that it continues: the bucket wins.
+//
+// REQUIRES: the one writer.
+//
+// Crash points: a checkpoint with the reset flag comes first. A restart that
+// finds it deletes all segments and begins at off; one that does not finds the
+// log as it was.
+func (l *Log) ResetTo(off record.Offset, epochs []EpochStart, producers []byte) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.files.Lock()
+	defer l.files.Unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	if off < 0 {
+		return fmt.Errorf("%w: reset to %d", ErrOutOfRange, off)
+	}
+	var cache epochCache
+	for _, e := range epochs {
+		cache.assign(e.Epoch, e.Start)
+	}
+	state := &producer.State{}
+	if producers != nil {
+		var err error
+		if state, _, err = producer.ParseSnapshot(producers); err != nil {
+			return err
+		}
+	}
+	return l.reset(off, cache, state)
+}
+
+// reset is ResetTo. REQUIRES: writing and files are held.
+func (l *Log) reset(off record.Offset, epochs epochCache, state *producer.State) error {
+	cp := &checkpoint{reset: true, start: off, cleaned: off, epochs: epochs, producers: state.AppendSnapshot(nil, off)}
+	if err := l.replaceCheckpoint(cp); err != nil {
+		return err
+	}
+	next, err := l.beginAt(off, epochs, state)
+	if err != nil {
+		return l.fail(err)
+	}
+	cp.reset = false
+	cp.segments = []segment.Meta{next.Meta()}
+	if err := l.writeCheckpoint(cp); err != nil {
+		return l.fail(err)
+	}
+	l.checkpointed = off
+	return nil
+}
+
+// beginAt replaces all segments by an empty one.
+func (l *Log) beginAt(off record.Offset, epochs epochCache, state *producer.State) (*part, error) {
+	gone := l.list()
+	for _, p := range gone {
+		if err := l.removePart(p); err != nil {
+			return nil, err
+		}
+	}
+	s, err := segment.Create(l.place, off, l.config.Load().IndexIntervalBytes)
+	if err != nil {
+		return nil, err
+	}
+	next := &part{Segment: s, snapshot: state.AppendSnapshot(nil, off)}
+	if err := segment.SyncDir(l.place.FS, l.place.Dir); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.producers = *state
+	l.epochs = epochs
+	l.cleaned = off
+	l.end.Store(int64(off))
+	l.flushed.Store(int64(off))
+	l.noteTxnsLocked()
+	l.setPartsLocked([]*part{next})
+	return next, nil
+}
+
+// TrimTo drops the sealed segments that end at or below off and answers the
+// bytes of their logs. The active segment stays, whatever off is. Slices taken
+// before stay readable.
+//
+// Crash points: the checkpoint without the segments comes first, so one that
+// comes back is removed by the next start. On a full disk there is no room for
+// it: then files go one by one, oldest first, and a start accepts a list whose
+// front is missing.
+func (l *Log) TrimTo(off record.Offset) (freed int64, err error) {
+	if l.trimmable(off) == 0 {
+		return 0, l.Failed()
+	}
+	l.files.Lock()
+	defer l.files.Unlock()
+	if err := l.usable(); err != nil {
+		return 0, err
+	}
+	n := l.trimmable(off)
+	if n == 0 {
+		return 0, nil
+	}
+	l.flusher.takeDue(l, true)
+	err = l.flush(true, func(cp *checkpoint) {
+		cp.segments = cp.segments[n:]
+		cp.start = cp.segments[0].Base
+	})
+	oneByOne := errors.Is(err, ErrNoSpace)
+	if err == nil {
+		err = segment.SyncDir(l.place.FS, l.place.Dir)
+	}
+	if err != nil && !oneByOne {
+		return 0, l.fail(err)
+	}
+	l.mu.Lock()
+	parts := l.list()
+	gone := parts[:n]
+	l.setPartsLocked(parts[n:len(parts):len(parts)])
+	l.mu.Unlock()
+	for _, p := range gone {
+		freed += p.Meta().Bytes
+		err := l.removePart(p)
+		if err == nil && oneByOne {
+			err = segment.SyncDir(l.place.FS, l.place.Dir)
+		}
+		if err != nil {
+			return freed, l.fail(err)
+		}
+	}
+	return freed, nil
+}
+
+// trimmable counts the segments that a trim to off drops.
+func (l *Log) trimmable(off record.Offset) int {
+	parts := l.list()
+	n := 0
+	for n < len(parts)-1 && parts[n].Meta().End <= off {
+		n++
+	}
+	return n
+}
