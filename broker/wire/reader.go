@@ -306,7 +306,16 @@ func (c *Conn) readOnce(fd uintptr) bool {
 	if rd.buf == nil {
 		size := c.readAhead()
 		if !c.srv.budget.tryReserve(int64(size)) {
-			rd.starved = size
+			// Only who has something to read may wait for memory: what it is
+			// granted must not lie with an idle connection.
+			n, again, err := peekFD(fd)
+			if again {
+				return false
+			}
+			rd.n, rd.err = n, err
+			if n > 0 {
+				rd.starved = size
+			}
 			return true
 		}
 		rd.buf = newBuffer(size, &c.srv.budget)

@@ -1,6 +1,10 @@
 package wire
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 // peerClosed tells whether the peer closed its side or the connection is dead,
 // even where unread bytes stand before the end.
@@ -19,14 +23,29 @@ func peerClosed(fd uintptr) bool {
 func readFD(fd uintptr, b []byte) (n int, again bool, err error) {
 	for {
 		n, err = unix.Read(int(fd), b)
-		switch err {
-		case nil:
-			return n, false, nil
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			return 0, true, nil
+		if err != unix.EINTR {
+			return readResult(n, err)
 		}
-		return 0, false, err
 	}
+}
+
+// peekFD tells what readFD would: n is 1 when there is something.
+func peekFD(fd uintptr) (n int, again bool, err error) {
+	var b [1]byte
+	for {
+		n, _, err = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK)
+		if err != unix.EINTR {
+			return readResult(n, err)
+		}
+	}
+}
+
+func readResult(n int, err error) (int, bool, error) {
+	switch err {
+	case nil:
+		return n, false, nil
+	case unix.EAGAIN:
+		return 0, true, nil
+	}
+	return 0, false, os.NewSyscallError("read", err)
 }
