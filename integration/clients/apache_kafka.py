@@ -54,14 +54,14 @@ def topics_keys_and_partitions(broker):
     topic = topic_name("keyed")
     kafka("topics", "--create", "--topic", topic, "--partitions", "3", "--bootstrap-server", broker)
     lines = "".join(f"user{i % 7}:{i}\n" for i in range(210))
-    kafka("console-producer", "--topic", topic, "--bootstrap-server", broker, "--property", "parse.key=true",
-          "--property", "key.separator=:", stdin=lines)
+    kafka("console-producer", "--topic", topic, "--bootstrap-server", broker, "--reader-property", "parse.key=true",
+          "--reader-property", "key.separator=:", stdin=lines)
     out = kafka("console-consumer", "--topic", topic, "--from-beginning", "--max-messages", "210", "--timeout-ms", "30000",
-                "--property", "print.key=true", "--property", "key.separator=:", "--property", "print.partition=true",
+                "--formatter-property", "print.key=true", "--formatter-property", "key.separator=:", "--formatter-property", "print.partition=true",
                 "--bootstrap-server", broker)
     order, where = {}, {}
     for line in out.splitlines():
-        part, key, value = line.split(":", 2)
+        part, key, value = line.removeprefix("Partition:").split(":", 2)
         assert where.setdefault(key, part) == part, f"{key} is in two partitions"
         assert order.get(key, -1) < int(value), f"{key} is out of order"
         order[key] = int(value)
@@ -150,8 +150,8 @@ def log_dirs(broker):
 def consumer_groups(broker):
     topic, group = topic_name("groups"), topic_name("g")
     kafka("topics", "--create", "--topic", topic, "--partitions", "2", "--bootstrap-server", broker)
-    kafka("console-producer", "--topic", topic, "--bootstrap-server", broker, "--property", "parse.key=true",
-          "--property", "key.separator=:", stdin="".join(f"{i}:{i}\n" for i in range(100)))
+    kafka("console-producer", "--topic", topic, "--bootstrap-server", broker, "--reader-property", "parse.key=true",
+          "--reader-property", "key.separator=:", stdin="".join(f"{i}:{i}\n" for i in range(100)))
     kafka("console-consumer", "--topic", topic, "--from-beginning", "--max-messages", "100", "--timeout-ms", "30000",
           "--group", group, "--bootstrap-server", broker)
     server = ["--bootstrap-server", broker]

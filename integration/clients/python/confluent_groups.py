@@ -46,7 +46,7 @@ for strategy in ("range", "cooperative-sticky"):
     b = member(group, strategy)
     until("the second gets its share", [a, b],
           lambda _: len(a.assignment()) + len(b.assignment()) == 3 and a.assignment() and b.assignment())
-    a.commit(asynchronous=False)
+    a.commit(offsets=[TopicPartition(topic, p.partition, 100) for p in a.assignment()], asynchronous=False)
     a.close()
     until("the second gets all", [b], lambda _: len(b.assignment()) == 3)
     described = admin.describe_consumer_groups([group])[group].result(30)
