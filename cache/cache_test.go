@@ -366,7 +366,7 @@ func TestRandomOperations(t *testing.T) {
 			wg.Go(func() {
 				r := rand.New(rand.NewPCG(seed, uint64(round*100+w)))
 				for range 1500 {
-					if err := randomStep(c, r); err != nil {
+					if err := randomStep(c, r, &wg); err != nil {
 						t.Error(err)
 						return
 					}
@@ -397,7 +397,7 @@ func TestRandomOperations(t *testing.T) {
 	}
 }
 
-func randomStep(c *Cache, r *rand.Rand) error {
+func randomStep(c *Cache, r *rand.Rand, owners *sync.WaitGroup) error {
 	k := keyOf(int(r.ExpFloat64() * 25))
 	size := 500 + int(k.Chunk)*17
 	ctx, cancel := context.WithCancel(context.Background())
@@ -415,7 +415,7 @@ func randomStep(c *Cache, r *rand.Rand) error {
 			f.Fail(errors.New("transient"))
 			return nil
 		case owner:
-			go f.Complete(content(k, size))
+			owners.Go(func() { f.Complete(content(k, size)) })
 		}
 		if r.IntN(10) == 0 {
 			cancel()
