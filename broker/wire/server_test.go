@@ -210,6 +210,8 @@ func produceAnswer() *kmsg.ProduceResponse {
 
 func answerHeartbeat(r *Request) { r.Reply(heartbeatAnswer(int16(r.CorrelationID))) }
 
+func groupOf(r *Request) string { return r.Body.(*kmsg.HeartbeatRequest).Group }
+
 func TestAnswersInline(t *testing.T) {
 	ts := start(t, func(r *Request) {
 		require.Equal(t, "test", r.ClientID)
@@ -307,6 +309,7 @@ func TestPipelineKeepsOrder(t *testing.T) {
 		})
 	}
 	clients.Wait()
+	require.NoError(t, ts.Shutdown(context.Background())) // no more sends
 	close(pending)
 	workers.Wait()
 }

@@ -1,0 +1,135 @@
+package wire
+
+import (
+	"encoding/binary"
+	"io"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// driveProduce sends 16 KiB Produce requests with depth in flight and waits for
+// the answers. It reports the CPU of the whole process, client included, so
+// that two servers compare by difference.
+func driveProduce(b *testing.B, addr string, depth int) {
+	nc, err := net.Dial("tcp", addr)
+	require.NoError(b, err)
+	defer nc.Close()
+	request := frame(1, produce(-1, make([]byte, 16<<10)))
+	var burst []byte
+	for range depth {
+		burst = append(burst, request...)
+	}
+	answers := make([]byte, 64<<10)
+	answerSize := 0
+	exchange := func(n int) {
+		_, err := nc.Write(burst[:n*len(request)])
+		require.NoError(b, err)
+		if answerSize == 0 {
+			_, err := io.ReadFull(nc, answers[:4])
+			require.NoError(b, err)
+			answerSize = 4 + int(binary.BigEndian.Uint32(answers))
+			_, err = io.ReadFull(nc, answers[4:answerSize])
+			require.NoError(b, err)
+			return
+		}
+		_, err = io.ReadFull(nc, answers[:n*answerSize])
+		require.NoError(b, err)
+	}
+	exchange(1)
+	b.SetBytes(int64(len(request)))
+	b.ReportAllocs()
+	before := cpuTime(b)
+	b.ResetTimer()
+	for left := b.N; left > 0; {
+		n := min(left, depth)
+		exchange(n)
+		left -= n
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+}
+
+// bareServer reads frames and answers each with the same bytes.
+func bareServer(b *testing.B) string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(b, err)
+	b.Cleanup(func() { _ = ln.Close() })
+	answer := produceAnswer().AppendTo(appendResponseHeader(nil, 1, keyProduce, true))
+	binary.BigEndian.PutUint32(answer, uint32(len(answer)-4))
+	go func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer nc.Close()
+				buf := make([]byte, 64<<10)
+				for {
+					if _, err := io.ReadFull(nc, buf[:4]); err != nil {
+						return
+					}
+					if _, err := io.ReadFull(nc, buf[:binary.BigEndian.Uint32(buf)]); err != nil {
+						return
+					}
+					if _, err := nc.Write(answer); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return ln.Addr().String()
+}
+
+func wireServer(b *testing.B, h handlerFunc) string {
+	return start(b, h, func(o *Options) { o.Logger = slog.New(slog.DiscardHandler) }).Addr("PLAINTEXT").String()
+}
+
+// BenchmarkProduce compares the whole way of a Produce request through wire
+// with a loop that only reads and writes. Each pair runs side by side.
+func BenchmarkProduce(b *testing.B) {
+	inline := func(r *Request) { r.Reply(produceAnswer()) }
+	later := func(r *Request) { go r.Reply(produceAnswer()) }
+	for _, depth := range []struct {
+		name string
+		n    int
+	}{{"depth=1", 1}, {"depth=5", 5}} {
+		b.Run("bare/"+depth.name, func(b *testing.B) { driveProduce(b, bareServer(b), depth.n) })
+		b.Run("inline/"+depth.name, func(b *testing.B) { driveProduce(b, wireServer(b, inline), depth.n) })
+		b.Run("later/"+depth.name, func(b *testing.B) { driveProduce(b, wireServer(b, later), depth.n) })
+	}
+}
+
+func BenchmarkDecodeProduce(b *testing.B) {
+	e := fullTable(b).entry(keyProduce)
+	body := produce(-1, make([]byte, 16<<10)).AppendTo(nil)
+	p := e.at(9)
+	b.Run("guard", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := p.walk(body, e.MaxElements); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("guard+kmsg", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, _, _, err := e.decode(p, 9, body); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
