@@ -182,8 +182,8 @@ type Client interface {
 	// Subscribe calls fn for each change, in order, on the one goroutine that all
 	// subscribers share, without a lock held. The first call has an empty old
 	// image and a delta that names everything. A slow subscriber sees several
-	// changes as one. After cancel returns, fn is not called again; cancel waits
-	// for a call that runs, unless it is called from it.
+	// changes as one. After cancel returns no call of fn begins; one may still be
+	// running.
 	Subscribe(fn func(old, new *Image, delta Delta)) (cancel func())
 	// Propose commits a command. It returns after the local image has the
 	// command's index. A refusal by the state machine is a *command.Error. After
@@ -193,7 +193,8 @@ type Client interface {
 	// ReadBarrier returns once the local image has everything that was committed
 	// when it was called.
 	ReadBarrier(ctx context.Context) error
-	// Delivered returns once every subscriber was told of the image at index.
+	// Delivered returns once every subscriber was told of the image at index. A
+	// subscriber must not call it from its fn.
 	Delivered(ctx context.Context, index uint64) error
 
 	// Entries returns all remote entries of a partition. Of a deleted topic's

@@ -41,14 +41,12 @@ func (f *FSM) ApplyBatch(entries []Entry) []Outcome {
 		}
 		out[i] = o
 	}
-	next, delta, err := f.commit(t)
+	img, delta, err := f.commit(t)
 	if err != nil {
 		f.fail(err)
 		return failAll(out, err)
 	}
-	if f.opts.OnApplied != nil {
-		f.opts.OnApplied(old, next, delta)
-	}
+	f.publish(img, delta)
 	return out
 }
 
@@ -74,7 +72,7 @@ func (f *FSM) begin(img *metadata.Image) *txn {
 	return &txn{ed: img.Edit(), batch: f.db.NewIndexedBatch(), index: img.Index(), cluster: f.cluster, requests: f.requests}
 }
 
-// commit writes the batch with the applied index and publishes the image.
+// commit writes the batch with the applied index and makes the image.
 func (f *FSM) commit(t *txn) (*metadata.Image, metadata.Delta, error) {
 	if t.clusterDirty {
 		m := &statepb.Cluster{ClusterId: t.ed.ClusterID(), FeaturesEpoch: t.ed.FeaturesEpoch(), NextProducerId: t.cluster.nextProducerID}
@@ -98,10 +96,7 @@ func (f *FSM) commit(t *txn) (*metadata.Image, metadata.Delta, error) {
 		return nil, metadata.Delta{}, err
 	}
 	f.cluster, f.requests = t.cluster, t.requests
-	controller := f.Image().ControllerID()
 	img, delta := t.ed.Commit(t.index)
-	img = img.WithController(controller)
-	f.image.Store(img)
 	return img, delta, nil
 }
 

@@ -56,9 +56,10 @@ type Options struct {
 	Dir string
 	// Cache is shared with other databases; nil makes a private one of 1 MiB.
 	Cache *pebble.Cache
-	// OnApplied is called on the applying goroutine after each batch that moved
-	// the index, once the new image is published. It must not block.
-	OnApplied func(old, new *metadata.Image, delta metadata.Delta)
+	// OnApplied is called for each new image in order, once it is published: after
+	// a batch that moved the index, a restore, or a change of the leader. A lock is
+	// held: it must not block, nor call the FSM.
+	OnApplied func(img *metadata.Image, delta metadata.Delta)
 	// OnFatal is called once if the FSM fails for good.
 	OnFatal func(error)
 	Logger  *slog.Logger
@@ -90,6 +91,13 @@ type FSM struct {
 		sync.Mutex
 		failed error
 	}
+
+	// pub orders the images that the applying goroutine and SetLeader publish.
+	// OnApplied is called under it.
+	pub struct {
+		sync.Mutex
+		leader uuid.UUID
+	}
 }
 
 // clusterState is the part of meta/cluster that the image does not show.
@@ -113,9 +121,11 @@ func Open(opts Options) (*FSM, error) {
 		return nil, fmt.Errorf("open metadata state %s: %w", opts.Dir, err)
 	}
 	f.db = db
-	if err := f.load(); err != nil {
+	img, err := f.load()
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("load metadata state %s: %w", opts.Dir, err), db.Close())
 	}
+	f.image.Store(img)
 	return f, nil
 }
 
@@ -152,47 +162,46 @@ func (p pebbleLogger) Fatalf(format string, args ...any) {
 	panic(msg)
 }
 
-// load reads the small state into an image.
-func (f *FSM) load() error {
+// load reads the small state into an image, which the caller publishes.
+func (f *FSM) load() (*metadata.Image, error) {
 	restoring, err := f.has(keyRestoring)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if restoring {
 		f.opts.Logger.Warn("metadata state: a restore was cut short; starting empty")
 		if err := f.wipe(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	format, ok, err := getUint(f.db, keyFormat)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if ok && format != formatVersion {
-		return fmt.Errorf("%w: metadata state format %d, this build knows %d", command.ErrUnknownVersion, format, formatVersion)
+		return nil, fmt.Errorf("%w: metadata state format %d, this build knows %d", command.ErrUnknownVersion, format, formatVersion)
 	}
 	if !ok {
 		if err := f.db.Set([]byte(keyFormat), putUint(formatVersion), pebble.Sync); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	applied, _, err := getUint(f.db, keyApplied)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ed := metadata.Empty().Edit()
 	var cluster clusterState
 	if err := loadSmall(f.db, ed, &cluster); err != nil {
-		return err
+		return nil, err
 	}
 	requests, err := loadRequests(f.db)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	img, _ := ed.Commit(applied)
 	f.cluster, f.requests = cluster, requests
-	f.image.Store(img)
-	return nil
+	return img, nil
 }
 
 // loadSmall reads everything that the image holds.
@@ -312,6 +321,47 @@ func (f *FSM) Failed() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.mu.failed
+}
+
+// SetLeader says which node leads the metadata, by its directory id; uuid.Nil for
+// none. It becomes the image's ControllerID.
+func (f *FSM) SetLeader(directory uuid.UUID) {
+	f.pub.Lock()
+	defer f.pub.Unlock()
+	f.pub.leader = directory
+	f.publishLocked(f.Image(), metadata.Delta{})
+}
+
+// publish makes img the newest image.
+func (f *FSM) publish(img *metadata.Image, delta metadata.Delta) {
+	f.pub.Lock()
+	defer f.pub.Unlock()
+	f.publishLocked(img, delta)
+}
+
+func (f *FSM) publishLocked(img *metadata.Image, delta metadata.Delta) {
+	old := f.Image()
+	img = img.WithController(controllerOf(img, f.pub.leader))
+	delta.Controller = img.ControllerID() != old.ControllerID()
+	if img == old {
+		return
+	}
+	f.image.Store(img)
+	if f.opts.OnApplied != nil {
+		f.opts.OnApplied(img, delta)
+	}
+}
+
+// controllerOf is the broker that lives in the leader's directory, or -1.
+func controllerOf(img *metadata.Image, leader uuid.UUID) int32 {
+	if leader != uuid.Nil {
+		for b := range img.Brokers() {
+			if b.DirectoryID == leader {
+				return b.ID
+			}
+		}
+	}
+	return -1
 }
 
 func (f *FSM) fail(err error) {

@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/firnlog/firn/metadata"
-	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/fsm/statepb"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/manifest"
@@ -190,14 +189,4 @@ func (f *FSM) Tombstones() ([]metadata.Tombstone, error) {
 		return nil, fmt.Errorf("tombstones: %w", err)
 	}
 	return stones, nil
-}
-
-// NextProducerID is the first producer id that was never given out, for tests and
-// tools.
-func (f *FSM) NextProducerID() (int64, error) {
-	var m statepb.Cluster
-	if _, err := getValue(f.db, []byte(keyCluster), &m); err != nil {
-		return 0, fmt.Errorf("%w: next producer id", errors.Join(command.ErrCorrupt, err))
-	}
-	return m.GetNextProducerId(), nil
 }

@@ -130,17 +130,10 @@ func (w *snapshotWriter) end() {
 // Memory is bounded by what the stream really holds, frame by frame.
 func ReadSnapshot(r io.Reader, fn func(key, value []byte) error) (uint64, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
-	var h [20]byte
-	if err := readFull(br, h[:]); err != nil {
+	index, err := ReadSnapshotIndex(br)
+	if err != nil {
 		return 0, err
 	}
-	if string(h[:8]) != snapshotMagic {
-		return 0, fmt.Errorf("%w: snapshot begins with %q", command.ErrCorrupt, h[:8])
-	}
-	if v := binary.BigEndian.Uint16(h[8:]); v != snapshotVersion {
-		return 0, fmt.Errorf("%w: snapshot version %d, this build knows %d", command.ErrUnknownVersion, v, snapshotVersion)
-	}
-	index := binary.BigEndian.Uint64(h[12:])
 	var count uint64
 	var frame bytes.Buffer
 	for {
@@ -168,6 +161,22 @@ func ReadSnapshot(r io.Reader, fn func(key, value []byte) error) (uint64, error)
 		}
 		count += n
 	}
+}
+
+// ReadSnapshotIndex reads the header alone: the index of the snapshot's last
+// command.
+func ReadSnapshotIndex(r io.Reader) (uint64, error) {
+	var h [20]byte
+	if err := readFull(r, h[:]); err != nil {
+		return 0, err
+	}
+	if string(h[:8]) != snapshotMagic {
+		return 0, fmt.Errorf("%w: snapshot begins with %q", command.ErrCorrupt, h[:8])
+	}
+	if v := binary.BigEndian.Uint16(h[8:]); v != snapshotVersion {
+		return 0, fmt.Errorf("%w: snapshot version %d, this build knows %d", command.ErrUnknownVersion, v, snapshotVersion)
+	}
+	return binary.BigEndian.Uint64(h[12:]), nil
 }
 
 func readFull(r io.Reader, b []byte) error {
@@ -223,24 +232,20 @@ const restoreBatch = 1 << 20
 //
 // REQUIRES: the applying goroutine.
 func (f *FSM) Restore(r io.Reader) error {
-	old := f.Image()
-	if err := f.restore(r); err != nil {
+	img, err := f.restore(r)
+	if err != nil {
 		err = fmt.Errorf("restore metadata state: %w", err)
 		f.fail(err)
 		return err
 	}
-	next := f.Image()
-	if f.opts.OnApplied != nil {
-		f.opts.OnApplied(old, next, metadata.Diff(old, next))
-	}
+	f.publish(img, metadata.Diff(f.Image(), img))
 	return nil
 }
 
-func (f *FSM) restore(r io.Reader) (err error) {
-	controller := f.Image().ControllerID()
+func (f *FSM) restore(r io.Reader) (_ *metadata.Image, err error) {
 	b := f.db.NewBatch()
 	if err := errors.Join(clearAll(b), b.Set([]byte(keyRestoring), nil, nil), b.Commit(pebble.Sync)); err != nil {
-		return errors.Join(err, b.Close())
+		return nil, errors.Join(err, b.Close())
 	}
 	b.Reset()
 	defer func() { err = errors.Join(err, b.Close()) }()
@@ -259,19 +264,19 @@ func (f *FSM) restore(r io.Reader) (err error) {
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := errors.Join(b.Delete([]byte(keyRestoring), nil), b.Commit(pebble.Sync)); err != nil {
-		return err
+		return nil, err
 	}
-	if err := f.load(); err != nil {
-		return err
+	img, err := f.load()
+	if err != nil {
+		return nil, err
 	}
-	if f.Applied() != index {
-		return fmt.Errorf("%w: snapshot of index %d holds the state of %d", command.ErrCorrupt, index, f.Applied())
+	if img.Index() != index {
+		return nil, fmt.Errorf("%w: snapshot of index %d holds the state of %d", command.ErrCorrupt, index, img.Index())
 	}
-	f.image.Store(f.Image().WithController(controller))
-	return nil
+	return img, nil
 }
 
 // wipe empties the database.
