@@ -17,6 +17,7 @@ const indexInterval = 32 << 10
 // mark is where a batch begins in its chunk.
 type mark struct {
 	base record.Offset
+	prev record.Offset // next offset of the batch before; differs from base at a gap
 	pos  int64
 }
 
@@ -75,11 +76,11 @@ func indexChunk(c source, k *object.Chunk) (batchIndex, error) {
 		if h.BaseOffset < last || pos == 0 && h.BaseOffset != k.Base {
 			return nil, fmt.Errorf("batch at %d has offset %d, after %d", pos, h.BaseOffset, last)
 		}
-		last = h.NextOffset()
 		if pos-from >= indexInterval {
-			idx = append(idx, mark{h.BaseOffset, pos})
+			idx = append(idx, mark{base: h.BaseOffset, prev: last, pos: pos})
 			from = pos
 		}
+		last = h.NextOffset()
 		pos += int64(h.Size())
 	}
 	if last != k.End {
@@ -121,9 +122,9 @@ func (idx batchIndex) find(c source, from, upTo record.Offset, maxBytes int64, o
 	}
 	s.end, s.next = pos+int64(h.Size()), h.NextOffset()
 	// Batches before a mark within both limits are within them too.
-	j := sort.Search(len(idx), func(j int) bool { return idx[j].pos-pos > maxBytes || idx[j].base > upTo }) - 1
+	j := sort.Search(len(idx), func(j int) bool { return idx[j].pos-pos > maxBytes || idx[j].prev > upTo }) - 1
 	if j >= 0 && idx[j].pos > s.end {
-		s.end, s.next = idx[j].pos, idx[j].base
+		s.end, s.next = idx[j].pos, idx[j].prev
 	}
 	for s.end < c.Len() {
 		if h, err = headerAt(c, s.end); err != nil {
