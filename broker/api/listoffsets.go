@@ -149,7 +149,7 @@ func (s *Server) offset(ctx context.Context, r *wire.Request, req *kmsg.ListOffs
 	}
 	k.Offset = int64(at)
 	if at >= 0 {
-		epoch, err := s.epochAt(ctx, p, st, at)
+		epoch, err := s.Times.EpochAt(ctx, p, at)
 		if err != nil {
 			return err
 		}
@@ -172,21 +172,6 @@ func (s *Server) offsetByTime(ctx context.Context, p *partition.Partition, ts in
 	return nil
 }
 
-// epochAt is the leader epoch of the record at an offset, or of the log's end.
-func (s *Server) epochAt(_ context.Context, p *partition.Partition, st partition.State, at record.Offset) (record.Epoch, error) {
-	if at >= st.LogEnd {
-		return st.LeaderEpoch, nil
-	}
-	epoch := record.NoEpoch
-	for _, e := range p.Log().Epochs() {
-		if e.Start > at {
-			break
-		}
-		epoch = e.Epoch
-	}
-	return epoch, nil
-}
-
 // offsetForLeaderEpoch tells where an epoch ended (KIP-101, KIP-320).
 func (s *Server) offsetForLeaderEpoch(r *wire.Request, req *kmsg.OffsetForLeaderEpochRequest) {
 	img := s.Meta.Image()
@@ -207,8 +192,8 @@ func (s *Server) offsetForLeaderEpoch(r *wire.Request, req *kmsg.OffsetForLeader
 			} else if err := p.CheckLeader(record.Epoch(rp.CurrentLeaderEpoch)); err != nil {
 				k.ErrorCode = codeOf(err)
 			} else {
-				epoch, end := p.Log().EpochEnd(record.Epoch(rp.LeaderEpoch))
-				k.LeaderEpoch, k.EndOffset = int32(epoch), int64(end)
+				epoch, end, err := s.Times.EpochEnd(r.Context(), p, record.Epoch(rp.LeaderEpoch))
+				k.LeaderEpoch, k.EndOffset, k.ErrorCode = int32(epoch), int64(end), codeOf(err)
 			}
 			out.Partitions = append(out.Partitions, k)
 		}

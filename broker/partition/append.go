@@ -183,25 +183,21 @@ func (p *Partition) readmit(queue []*Append) ([]*Append, record.Epoch) {
 	return kept, p.rep.LeaderEpoch()
 }
 
-// write stamps, checks and appends a gathered queue. A producer's second batch
-// in one gather is checked only after the first is in the log, so that its
-// sequence is judged against it.
+// write stamps, checks and appends a gathered queue. The log judges the sequence
+// of a batch against those gathered before it.
 func (p *Partition) write(queue []*Append, epoch record.Epoch) {
 	next := p.log.End()
 	first := 0 // queue[first:i] is gathered and not yet written
 	for i, a := range queue {
-		if a.batch.HasProducer() && p.gathersProducer(a.batch.ProducerID) {
-			p.commit(queue[first:i])
-			first, next = i, p.log.End()
-		}
+		a.batch.Stamp(next, epoch)
 		if dup, ok, err := p.checkProducer(a); err != nil || ok {
-			// Not to be written: what stands before it is, and it is answered in order.
+			// Not to be written. What stands before it, perhaps its original, is
+			// written first, so that it is answered in order.
 			p.commit(queue[first:i])
 			first, next = i+1, p.log.End()
 			p.settle(a, dup, err)
 			continue
 		}
-		a.batch.Stamp(next, epoch)
 		a.Base = next
 		next = a.batch.NextOffset()
 		a.end = next
@@ -211,15 +207,6 @@ func (p *Partition) write(queue []*Append, epoch record.Epoch) {
 	if cap(p.gather) > maxScratch {
 		p.gather = nil
 	}
-}
-
-func (p *Partition) gathersProducer(id int64) bool {
-	for i := range p.gather {
-		if p.gather[i].ProducerID == id {
-			return true
-		}
-	}
-	return false
 }
 
 // checkProducer judges the batch's sequence. ok tells that it is a duplicate of

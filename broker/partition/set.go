@@ -2,6 +2,7 @@ package partition
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -391,12 +392,10 @@ func (s *Set) housekeep() {
 
 // age seals an idle segment that is old enough and forgets idle producers.
 func (p *Partition) age(now time.Time) {
-	p.exclusive(func() {
-		if _, err := p.log.MaybeRoll(now); err != nil {
-			p.slog.Error("seal by age", "topic", p.topic, "partition", p.tp.Partition, "err", err)
-		}
-		p.log.ExpireProducers(now)
-	})
+	if _, err := p.log.MaybeRoll(now); err != nil && !errors.Is(err, commitlog.ErrClosed) {
+		p.slog.Error("seal by age", "topic", p.topic, "partition", p.tp.Partition, "err", err)
+	}
+	p.log.ExpireProducers(now)
 }
 
 // Close stops all partitions and closes their logs. clean leaves the mark of a
