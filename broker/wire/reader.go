@@ -186,6 +186,10 @@ func (c *Conn) nextFrame() ([]byte, error) {
 			return frame, nil
 		}
 		c.flushDeferred()
+		if have > 0 && c.frameSince.Load() == 0 {
+			c.frameGot.Store(int64(have))
+			c.frameSince.Store(c.srv.now.Load())
+		}
 		if err := c.fill(need); err != nil {
 			if errors.Is(err, io.EOF) && rd.end > rd.start {
 				return nil, refuse(closedPeer, "peer closed inside a frame: %w", io.ErrUnexpectedEOF)
@@ -441,13 +445,8 @@ func (c *Conn) got(n int) {
 	now := c.srv.now.Load()
 	c.active.Store(now)
 	c.srv.counters.bytesIn.Add(uint64(n))
-	need, err := c.frameNeed()
-	if err != nil || rd.end-rd.start >= need {
-		return // no clock for a frame that is whole, or refused
-	}
-	c.frameGot.Store(int64(rd.end - rd.start))
-	if c.frameSince.Load() == 0 {
-		c.frameSince.Store(now)
+	if c.frameSince.Load() != 0 {
+		c.frameGot.Store(int64(rd.end - rd.start))
 	}
 }
 

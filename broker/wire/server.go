@@ -27,9 +27,10 @@ type Server struct {
 	notKafkaLog rate.Sometimes
 
 	drain      chan struct{}  // closed when Shutdown begins
-	stopped    chan struct{}  // closed when every goroutine has ended
+	stopped    chan struct{}  // closed when every connection has ended
 	goroutines sync.WaitGroup // of connections
-	loops      sync.WaitGroup // accept loops and sweeper
+	accepting  sync.WaitGroup // accept loops
+	sweeper    sync.WaitGroup
 	nextID     atomic.Uint64
 
 	mu        sync.Mutex
@@ -114,9 +115,9 @@ func (s *Server) Serve() error {
 	}
 	s.serving = true
 	for i, ln := range s.listeners {
-		s.loops.Go(func() { s.accept(&s.opts.Listeners[i], ln) })
+		s.accepting.Go(func() { s.accept(&s.opts.Listeners[i], ln) })
 	}
-	s.loops.Go(s.sweepLoop)
+	s.sweeper.Go(s.sweepLoop)
 	s.mu.Unlock()
 	<-s.stopped
 	return nil
@@ -151,7 +152,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		err = errors.Join(err, ln.Close())
 	}
 	s.mu.Unlock()
-	s.loops.Wait() // no connection is added after this
+	s.accepting.Wait() // no connection is added after this
 
 	for _, c := range s.all() {
 		c.mu.Lock()
@@ -178,6 +179,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 	}
 	close(s.stopped)
+	s.sweeper.Wait()
 	return err
 }
 
@@ -296,7 +298,7 @@ func (s *Server) sweepLoop() {
 	defer ticker.Stop()
 	for {
 		select {
-		case <-s.drain:
+		case <-s.stopped:
 			return
 		case <-ticker.C:
 			s.tick()
@@ -305,7 +307,7 @@ func (s *Server) sweepLoop() {
 	}
 }
 
-// tick moves the coarse clock. It is never 0, which stands for "none".
+// tick moves the coarse clock, which is never 0: that stands for "none".
 func (s *Server) tick() { s.now.Store(int64(time.Since(s.started)) + 1) }
 
 var (

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -520,6 +522,112 @@ func TestPipelineIsBounded(t *testing.T) {
 		answerHeartbeat(r)
 		c.receive(int32(i+1), heartbeatAnswer(0))
 	}
+}
+
+// The bytes of requests in flight bound the pipeline too, until DoneWithBody.
+func TestPipelineIsBoundedByBytes(t *testing.T) {
+	held := make(chan *Request, 1000)
+	ts := start(t, func(r *Request) { held <- r }, func(o *Options) { o.MaxInFlightBytes = 100_000 })
+	c := ts.dial()
+	const n = 30
+	go func() {
+		for range n {
+			c.send(produce(-1, make([]byte, 30_000)))
+		}
+	}()
+	first := []*Request{<-held, <-held, <-held, <-held}
+	poll(t, "reader parks", func() bool {
+		c := first[0].Conn
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.parked
+	})
+	require.Empty(t, held)
+	for _, r := range first {
+		r.DoneWithBody()
+	}
+	for range n - 4 {
+		r := <-held
+		r.DoneWithBody()
+		first = append(first, r)
+	}
+	for i, r := range first {
+		r.Reply(produceAnswer())
+		c.receive(int32(i+1), produceAnswer())
+	}
+}
+
+// A frame that began to arrive while the pipeline was full is not slow.
+func TestFullPipelineStopsTheFrameClock(t *testing.T) {
+	held := make(chan *Request, 10)
+	ts := start(t, func(r *Request) { held <- r }, func(o *Options) {
+		o.MaxInFlight = 1
+		o.FrameTimeout = 20 * time.Millisecond
+	})
+	c := ts.dial()
+	second := frame(2, heartbeat("b"))
+	c.write(append(frame(1, heartbeat("a")), second[:20]...))
+	r := <-held
+	swept := ts.now.Load()
+	poll(t, "several frame timeouts", func() bool { return ts.now.Load() > swept+int64(100*time.Millisecond) })
+	answerHeartbeat(r)
+	c.receive(1, heartbeatAnswer(0))
+	c.write(second[20:])
+	answerHeartbeat(<-held)
+	c.receive(2, heartbeatAnswer(0))
+}
+
+// Whatever bytes come, the server goes on and gives everything back.
+func TestGarbageStreams(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	ts := start(t, answerAnything, nil)
+	var clients sync.WaitGroup
+	for k := range 8 {
+		clients.Go(func() {
+			rng := rand.New(rand.NewPCG(seed, uint64(k)))
+			for range 40 {
+				var stream []byte
+				for range 1 + rng.IntN(5) {
+					key := int16(rng.IntN(95))
+					l := layouts()[key]
+					if l == nil {
+						continue
+					}
+					req := kmsg.RequestForKey(key)
+					fill(rng, reflect.ValueOf(req).Elem(), 0)
+					req.SetVersion(int16(rng.IntN(int(l.max) + 1)))
+					stream = append(stream, frame(1, req)...)
+				}
+				if rng.IntN(3) > 0 {
+					stream = mutate(rng, stream)
+				}
+				nc, err := net.Dial("tcp", ts.Addr("PLAINTEXT").String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = nc.Write(stream) // it may be closed before the end
+				if rng.IntN(2) == 0 {
+					_ = nc.(*net.TCPConn).CloseWrite()
+					_, _ = io.Copy(io.Discard, nc)
+				}
+				_ = nc.Close()
+			}
+		})
+	}
+	clients.Wait()
+	ts.eventually(func(s Stats) bool { return s.Connections == 0 })
+	c := ts.dial()
+	c.receive(c.send(heartbeat("a")), heartbeatAnswer(0))
+}
+
+func answerAnything(r *Request) {
+	if r.Key == 12 {
+		answerHeartbeat(r)
+		return
+	}
+	r.Reply(r.Body.ResponseKind())
 }
 
 func TestThrottleStopsReading(t *testing.T) {
