@@ -255,7 +255,7 @@ func (l *Log) Flush(ctx context.Context) error {
 	end := l.End()
 	l.mu.Lock()
 	switch {
-	case l.closed:
+	case l.closed.Load():
 		l.mu.Unlock()
 		return ErrClosed
 	case l.Failed() != nil:
@@ -286,12 +286,9 @@ func (l *Log) Close(clean bool) error {
 	defer l.writing.Unlock()
 	l.files.Lock()
 	defer l.files.Unlock()
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
+	if l.closed.Load() {
 		return ErrClosed
 	}
-	l.mu.Unlock()
 	var err error
 	if clean && l.Failed() == nil {
 		l.flusher.takeDue(l, true)
@@ -304,7 +301,7 @@ func (l *Log) Close(clean bool) error {
 		}
 	}
 	l.mu.Lock()
-	l.closed = true
+	l.closed.Store(true)
 	waiters := l.waiters
 	l.waiters = nil
 	var unpin []*part

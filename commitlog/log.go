@@ -67,6 +67,8 @@ type Log struct {
 	// flush, checkpoint, trim, swap, truncation. Neither Append nor Read takes
 	// it, so that nobody waits for I/O but other maintenance.
 	files sync.Mutex
+	// compacting is held by the one run of Compact.
+	compacting sync.Mutex
 	// checkpointed is the recovery point of the checkpoint on disk. Guarded by
 	// files.
 	checkpointed record.Offset
@@ -78,12 +80,13 @@ type Log struct {
 	dirChanged bool          // the directory has entries that are not synced
 	newDir     bool          // nor is the directory itself in its parents
 	waiters    []waiter
-	closed     bool
+
+	closed atomic.Bool // set under mu
 
 	flushState flushState // guarded by flusher.mu
 }
 
-// Lock order: writing, files, mu, then those of segments and descriptors;
+// Lock order: compacting, writing, files, mu, then those of segments and descriptors;
 // flusher.mu after mu.
 
 type waiter struct {
@@ -187,9 +190,7 @@ func (l *Log) usable() error {
 	if err := l.Failed(); err != nil {
 		return err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
+	if l.closed.Load() {
 		return ErrClosed
 	}
 	return nil

@@ -484,7 +484,37 @@ func ours(name string, bases map[record.Offset]bool) bool {
 }
 
 // finishSwap completes or forgets a compaction that a crash interrupted.
-func (r *recovery) finishSwap() error { return nil }
+// The synced file waits under .swap until it was renamed for good; without it
+// the renaming is done.
+func (r *recovery) finishSwap() error {
+	l, m := r.l, r.cp.swap
+	if r.files[segment.Name(m.Base, swapSuffix)] {
+		if err := segment.Rename(l.place, m.Base, swapSuffix, segment.LogSuffix); err != nil {
+			return err
+		}
+	}
+	for _, suffix := range [...]string{segment.IndexSuffix, segment.TimeIndexSuffix, txnIndexSuffix} {
+		if err := segment.RemoveFile(l.place.FS, l.place.Path(m.Base, suffix)); err != nil {
+			return err
+		}
+	}
+	if err := segment.SyncDir(l.place.FS, l.place.Dir); err != nil {
+		return err
+	}
+	var kept []segment.Meta
+	for _, s := range r.cp.segments {
+		if s.Base == m.Base {
+			kept = append(kept, *m)
+		} else if s.Base < m.Base || s.Base >= m.End {
+			kept = append(kept, s)
+		}
+	}
+	r.cp.segments = kept
+	r.changed = true
+	// The segments that went into it are removed by sweep.
+	r.logs = slices.DeleteFunc(r.logs, func(b record.Offset) bool { return b > m.Base && b < m.End })
+	return nil
+}
 
 // finishReset completes a ResetTo that a crash interrupted.
 func (r *recovery) finishReset() error {

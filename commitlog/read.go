@@ -80,17 +80,11 @@ func (l *Log) Read(from, upTo record.Offset, maxBytes int, atLeastOne bool) (Sli
 		if !errors.Is(err, segment.ErrRemoved) {
 			return Slice{}, err
 		}
-		if l.isClosed() {
+		if l.closed.Load() {
 			return Slice{}, ErrClosed
 		}
 	}
 	return Slice{}, err
-}
-
-func (l *Log) isClosed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
 }
 
 func (l *Log) read(from, upTo record.Offset, maxBytes int64, atLeastOne bool) (Slice, error) {
@@ -216,7 +210,7 @@ func (l *Log) retryLookup(fn func() (record.Offset, int64, record.Epoch, bool, e
 		if !errors.Is(err, segment.ErrRemoved) || try == readRetries {
 			return o, t, e, ok, err
 		}
-		if l.isClosed() {
+		if l.closed.Load() {
 			return record.NoOffset, record.NoTimestamp, record.NoEpoch, false, ErrClosed
 		}
 	}

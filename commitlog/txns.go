@@ -55,20 +55,11 @@ func (l *Log) abortedOf(p *part) ([]producer.Aborted, error) {
 	if err == nil || !damaged(err) {
 		return aborted, err
 	}
-	if !contains(l.list(), p) {
+	if indexOf(l.list(), p) < 0 {
 		return nil, nil // trimmed meanwhile
 	}
 	l.logger.Warn("making a damaged transaction index anew", "path", path, "err", err)
 	return l.rebuildAborted(p)
-}
-
-func contains(parts []*part, p *part) bool {
-	for _, q := range parts {
-		if p == q {
-			return true
-		}
-	}
-	return false
 }
 
 func damaged(err error) bool {

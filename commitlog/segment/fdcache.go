@@ -49,12 +49,12 @@ func (c *FDCache) Open() int {
 type File struct {
 	cache *FDCache
 	fs    vfs.FS
-	path  string
 	write bool
 
 	opening sync.Mutex // single flight for opening; held across open(2), never with cache.mu
 
 	// Guarded by cache.mu:
+	path    string
 	f       vfs.File
 	refs    int
 	removed bool
@@ -79,8 +79,18 @@ func (f *File) adopt(open vfs.File) {
 	closeAll(victims)
 }
 
-// Path is where the file was opened.
-func (f *File) Path() string { return f.path }
+// Path is where the file is.
+func (f *File) Path() string {
+	f.cache.mu.Lock()
+	defer f.cache.mu.Unlock()
+	return f.path
+}
+
+func (f *File) setPath(path string) {
+	f.cache.mu.Lock()
+	f.path = path
+	f.cache.mu.Unlock()
+}
 
 // Acquire opens the file if needed and keeps it open until Release. It answers
 // ErrRemoved once Detach was called.
@@ -104,12 +114,12 @@ func (f *File) Acquire() error {
 	if err := f.openFile(); err != nil {
 		c.mu.Lock()
 		f.refs--
-		removed := f.removed
+		removed, path := f.removed, f.path
 		c.mu.Unlock()
 		if removed {
 			return ErrRemoved
 		}
-		return fmt.Errorf("segment: open %s: %w", f.path, err)
+		return fmt.Errorf("segment: open %s: %w", path, err)
 	}
 	return nil
 }
@@ -119,7 +129,7 @@ func (f *File) openFile() error {
 	defer f.opening.Unlock()
 	c := f.cache
 	c.mu.Lock()
-	done := f.f != nil
+	done, path := f.f != nil, f.path
 	c.mu.Unlock()
 	if done {
 		return nil
@@ -127,9 +137,9 @@ func (f *File) openFile() error {
 	var open vfs.File
 	var err error
 	if f.write {
-		open, err = f.fs.OpenReadWrite(f.path, vfs.WriteCategoryUnspecified)
+		open, err = f.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
 	} else {
-		open, err = f.fs.Open(f.path)
+		open, err = f.fs.Open(path)
 	}
 	if err != nil {
 		return err

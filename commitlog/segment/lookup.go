@@ -140,18 +140,18 @@ func (s *Segment) walk(v *view, pos int64, fn func(pos int64, h *record.Header) 
 			n, err := s.log.ReadAt(buf[:want], pos)
 			if n < record.HeaderSize {
 				if err == nil || int64(n) == want {
-					return fmt.Errorf("%w: %s ends inside a header at %d", ErrCorrupt, s.log.path, pos)
+					return fmt.Errorf("%w: %s ends inside a header at %d", ErrCorrupt, s.log.Path(), pos)
 				}
-				return fmt.Errorf("segment: read %s: %w", s.log.path, noEOF(err))
+				return fmt.Errorf("segment: read %s: %w", s.log.Path(), noEOF(err))
 			}
 			have = buf[:n]
 		}
 		h, err := record.ReadHeader(have)
 		if err != nil {
-			return fmt.Errorf("%w: %s at position %d: %w", ErrCorrupt, s.log.path, pos, err)
+			return fmt.Errorf("%w: %s at position %d: %w", ErrCorrupt, s.log.Path(), pos, err)
 		}
 		if h.BaseOffset < s.base || int64(h.Size()) > v.meta.Bytes-pos || h.LastOffsetDelta < 0 {
-			return fmt.Errorf("%w: %s at position %d: no batch of this segment", ErrCorrupt, s.log.path, pos)
+			return fmt.Errorf("%w: %s at position %d: no batch of this segment", ErrCorrupt, s.log.Path(), pos)
 		}
 		if !fn(pos, &h) {
 			return nil

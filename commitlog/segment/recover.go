@@ -188,8 +188,7 @@ func ReadMeta(p Place, base record.Offset, logBytes int64) (Meta, error) {
 	return m, nil
 }
 
-// Rename gives the log file another suffix and answers the segment to be used
-// from then on. It is how compaction puts a cleaned log in its place.
+// Rename gives the log file of the segment at base another suffix.
 func Rename(p Place, base record.Offset, from, to string) error {
 	if err := p.FS.Rename(p.path(base, from), p.path(base, to)); err != nil {
 		return fmt.Errorf("segment: rename %s: %w", p.path(base, from), err)

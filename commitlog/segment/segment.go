@@ -54,7 +54,12 @@ type Segment struct {
 // Create makes an empty active segment. The caller syncs the directory before
 // it counts on the file.
 func Create(p Place, base record.Offset, interval int64) (*Segment, error) {
-	path := p.path(base, LogSuffix)
+	return CreateAs(p, base, LogSuffix, interval)
+}
+
+// CreateAs is Create for a log file that has another suffix until Rename.
+func CreateAs(p Place, base record.Offset, suffix string, interval int64) (*Segment, error) {
+	path := p.path(base, suffix)
 	f, err := p.FS.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return nil, fmt.Errorf("segment: create %s: %w", path, err)
@@ -103,6 +108,28 @@ func (s *Segment) Seal(end record.Offset) {
 	s.meta.End = end
 	s.mu.Unlock()
 	s.sealed.Store(true)
+}
+
+// SealCompacted is Seal for a segment that compaction wrote in the place of
+// others, whose times it takes over.
+func (s *Segment) SealCompacted(end record.Offset, created, lastAppend int64) {
+	s.mu.Lock()
+	s.meta.Created, s.meta.LastAppend = created, lastAppend
+	s.meta.Flags |= Compacted
+	s.mu.Unlock()
+	s.Seal(end)
+}
+
+// Rename gives the log file another suffix.
+//
+// REQUIRES: nobody opens the file meanwhile: it is open, or not known yet.
+func (s *Segment) Rename(suffix string) error {
+	to := s.place.path(s.base, suffix)
+	if err := s.place.FS.Rename(s.log.Path(), to); err != nil {
+		return fmt.Errorf("segment: rename %s: %w", s.log.Path(), err)
+	}
+	s.log.setPath(to)
+	return nil
 }
 
 // SetEnd moves the end of an active segment past a gap.
@@ -180,7 +207,7 @@ func (s *Segment) Undo() error {
 // replaceTruncated puts a copy of the log's first size bytes in its place and
 // moves the reference that the caller holds.
 func (s *Segment) replaceTruncated(size int64) error {
-	if err := TruncateFile(s.place.FS, s.log.path, size); err != nil {
+	if err := TruncateFile(s.place.FS, s.log.Path(), size); err != nil {
 		return err
 	}
 	return s.log.reopen()
@@ -198,7 +225,7 @@ func (s *Segment) AddAborted() {
 // REQUIRES: a reference on File() is held.
 func (s *Segment) Sync() error {
 	if err := s.log.handle().SyncData(); err != nil {
-		return fmt.Errorf("segment: sync %s: %w", s.log.path, err)
+		return fmt.Errorf("segment: sync %s: %w", s.log.Path(), err)
 	}
 	return nil
 }
@@ -217,7 +244,7 @@ func (s *Segment) Remove() error {
 	s.Detach()
 	var errs []error
 	for _, f := range [...]*File{s.index, s.timeIndex, s.log} {
-		if err := RemoveFile(s.place.FS, f.path); err != nil {
+		if err := RemoveFile(s.place.FS, f.Path()); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -233,7 +260,7 @@ func (s *Segment) ReadBatch(pos int64, h *record.Header, buf []byte) (record.Bat
 	}
 	buf = buf[:h.Size()]
 	if _, err := s.log.ReadAt(buf, pos); err != nil {
-		return record.Batch{}, fmt.Errorf("segment: read %s: %w", s.log.path, noEOF(err))
+		return record.Batch{}, fmt.Errorf("segment: read %s: %w", s.log.Path(), noEOF(err))
 	}
 	return record.ReadBatch(buf)
 }
