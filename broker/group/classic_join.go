@@ -126,19 +126,16 @@ func (g *classicGroup) joinReturning(req *JoinRequest, oldID, newID string, to f
 	g.restartSession(m, now, out)
 	g.awaitJoin(m, to, out)
 
-	if g.state == CompletingRebalance {
-		// The leader may have been told of the old id already, and its
-		// assignment would miss the new one.
-		g.rebalance(now, out)
-		return
-	}
 	if g.state == Stable && g.selectProtocol() == g.protocol {
 		g.learnTopics()
-		note := pendingWrite{kind: pendingReplace, memberID: newID, undo: undo, skip: req.CanSkipAssignment}
-		note.leaderBefore = leaderBefore
-		out.add(persist{g.record(), note})
+		out.add(persist{g.record(), pendingWrite{
+			kind: pendingReplace, memberID: newID, undo: undo,
+			skip: req.CanSkipAssignment, leaderBefore: leaderBefore,
+		}})
 		return
 	}
+	// While CompletingRebalance, the leader may have been told of the old id
+	// already, and its assignment would miss the new one: all join again.
 	g.rebalanceOrComplete(now, out)
 }
 

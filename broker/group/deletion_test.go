@@ -95,6 +95,66 @@ func TestDeleteGroup(t *testing.T) {
 	})
 }
 
+// What comes while a group's tombstone is on its way finds it gone, or as it
+// was when the append fails.
+func TestDeleteGroupIsAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, fails := range []bool{false, true} {
+			log := newFakeLog()
+			c := newCoordinator(t, log, nil)
+			lead(c)
+			require.NoError(t, commitOne(c, "g", "t", 0, 1).get(t).Err)
+			log.setHold(true)
+			del := deleteGroup(c, "g")
+			join := ask(func(done func(JoinResponse)) { c.Join(joinRequest("g", "", "t"), done) })
+			twice := deleteGroup(c, "g")
+			commit := commitOne(c, "g", "t", 5, 5)
+			join.waits(t)
+			log.setHold(false)
+			if fails {
+				log.fail = func() error {
+					log.fail = nil
+					return kerr.NotEnoughReplicas
+				}
+			}
+			require.Equal(t, 1, log.release())
+			time.Sleep(time.Nanosecond)
+			require.NoError(t, join.get(t).Err)
+			require.Equal(t, kerr.NonEmptyGroup, twice.get(t))
+			require.Equal(t, kerr.UnknownMemberID, commit.get(t).Err)
+			if fails {
+				require.Equal(t, kerr.CoordinatorNotAvailable, del.get(t))
+				require.Equal(t, "t-0=1", offsetsOf(t, c, "g"))
+			} else {
+				require.NoError(t, del.get(t))
+				require.Empty(t, offsetsOf(t, c, "g"))
+			}
+			c.Close()
+		}
+	})
+}
+
+// An operation alone waits for the writes of those that waited before it.
+func TestWaitingKeepsOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newFakeLog()
+		c := newCoordinator(t, log, nil)
+		defer c.Close()
+		lead(c)
+		require.NoError(t, commitOne(c, "g", "t", 0, 1).get(t).Err)
+		log.setHold(true)
+		del := deleteGroup(c, "g")
+		commit := commitOne(c, "g", "t", 0, 2)
+		stable := fetchAll(c, "g", true)
+		require.Equal(t, 1, log.release())
+		require.NoError(t, del.get(t))
+		stable.waits(t)
+		require.Equal(t, 1, log.release())
+		require.NoError(t, commit.get(t).Err)
+		require.EqualValues(t, 2, stable.get(t).Topics[0].Partitions[0].Offset)
+	})
+}
+
 func TestDeleteOffsets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newFakeLog()
