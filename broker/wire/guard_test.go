@@ -194,7 +194,7 @@ func checkPassed(t *testing.T, key, version int16, body []byte) {
 	require.NoError(t, req.ReadFrom(body), "key %d version %d: %x", key, version, body)
 	again := req.AppendTo(nil)
 	if len(again) == len(body) {
-		require.Equal(t, body, again, "key %d version %d", key, version)
+		require.True(t, bytes.Equal(body, again), "key %d version %d: %x became %x", key, version, body, again)
 		return
 	}
 	// A client may send a tagged field whose value is the default; kmsg leaves
@@ -437,6 +437,9 @@ func TestHostileFramesAreCheap(t *testing.T) {
 				took = min(took, time.Since(begin))
 			}
 			spent := int(after.TotalAlloc - before.TotalAlloc)
+			if raceEnabled { // append(a, make(…)…) allocates twice
+				spent /= 2
+			}
 			if err == nil {
 				passed++
 				// What was accounted is what was spent, but for rounding.
