@@ -1,0 +1,272 @@
+package load
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/record"
+)
+
+const (
+	clientID = "firn-probe"
+	// maxResponse bounds in bytes what an answer may claim to have.
+	maxResponse = 256 << 20
+	setupWait   = 30 * time.Second
+)
+
+// ErrResponse is returned for an answer that is not the one to the request.
+var ErrResponse = errors.New("load: unexpected answer")
+
+// dial opens a connection that ends with ctx. stop gives it up.
+func dial(ctx context.Context, addr string) (conn net.Conn, stop func(), err error) {
+	var d net.Dialer
+	if conn, err = d.DialContext(ctx, "tcp", addr); err != nil {
+		return nil, nil, fmt.Errorf("load: %w", err)
+	}
+	cancel := context.AfterFunc(ctx, func() { conn.Close() })
+	return conn, func() { cancel(); conn.Close() }, nil
+}
+
+// roundTrip sends one request and reads its answer, for what happens before
+// the clock starts.
+func roundTrip(ctx context.Context, addr string, req kmsg.Request) (kmsg.Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, setupWait)
+	defer cancel()
+	conn, stop, err := dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(nil, req, 1)
+	if _, err := conn.Write(frame); err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	r := &reader{r: bufio.NewReader(conn)}
+	if size := r.frame(1); size < 0 || size > maxResponse {
+		return nil, fmt.Errorf("%w: %d bytes", ErrResponse, size)
+	}
+	if req.IsFlexible() && req.Key() != 18 { // ApiVersions keeps the old header
+		r.tags()
+	}
+	body := make([]byte, max(r.left, 0))
+	r.full(body)
+	if r.err != nil {
+		return nil, r.err
+	}
+	resp := req.ResponseKind()
+	if err := resp.ReadFrom(body); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrResponse, err)
+	}
+	return resp, nil
+}
+
+// CreateTopic creates a topic with replication factor 1 and the given configs.
+// One that exists already is left as it is.
+func CreateTopic(ctx context.Context, addr, name string, partitions int32, configs map[string]string) error {
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.Version = 5
+	req.TimeoutMillis = int32(setupWait.Milliseconds())
+	topic := kmsg.NewCreateTopicsRequestTopic()
+	topic.Topic, topic.NumPartitions, topic.ReplicationFactor = name, partitions, 1
+	for k, v := range configs {
+		c := kmsg.NewCreateTopicsRequestTopicConfig()
+		c.Name, c.Value = k, kmsg.StringPtr(v)
+		topic.Configs = append(topic.Configs, c)
+	}
+	req.Topics = append(req.Topics, topic)
+	kresp, err := roundTrip(ctx, addr, req)
+	if err != nil {
+		return err
+	}
+	resp, ok := kresp.(*kmsg.CreateTopicsResponse)
+	if !ok || len(resp.Topics) != 1 {
+		return fmt.Errorf("%w to CreateTopics", ErrResponse)
+	}
+	err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
+	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return fmt.Errorf("load: create topic %s: %w", name, err)
+	}
+	return nil
+}
+
+// LookupTopic returns id and number of partitions of a topic.
+func LookupTopic(ctx context.Context, addr, name string) (record.TopicID, int32, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Version = 10
+	topic := kmsg.NewMetadataRequestTopic()
+	topic.Topic = kmsg.StringPtr(name)
+	req.Topics = append(req.Topics, topic)
+	kresp, err := roundTrip(ctx, addr, req)
+	if err != nil {
+		return record.TopicID{}, 0, err
+	}
+	resp, ok := kresp.(*kmsg.MetadataResponse)
+	if !ok || len(resp.Topics) != 1 {
+		return record.TopicID{}, 0, fmt.Errorf("%w to Metadata", ErrResponse)
+	}
+	t := &resp.Topics[0]
+	if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+		return record.TopicID{}, 0, fmt.Errorf("load: topic %s: %w", name, err)
+	}
+	return record.TopicID(t.TopicID), int32(len(t.Partitions)), nil
+}
+
+// earliest is the timestamp that asks ListOffsets for the log start, latest for
+// the high watermark.
+const (
+	earliest = -2
+	latest   = -1
+)
+
+// listOffsets returns an offset for each of the partitions.
+func listOffsets(ctx context.Context, addr, name string, partitions []int32, timestamp int64) (map[int32]record.Offset, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.Version = 5
+	topic := kmsg.NewListOffsetsRequestTopic()
+	topic.Topic = name
+	for _, p := range partitions {
+		part := kmsg.NewListOffsetsRequestTopicPartition()
+		part.Partition, part.Timestamp = p, timestamp
+		topic.Partitions = append(topic.Partitions, part)
+	}
+	req.Topics = append(req.Topics, topic)
+	kresp, err := roundTrip(ctx, addr, req)
+	if err != nil {
+		return nil, err
+	}
+	resp, ok := kresp.(*kmsg.ListOffsetsResponse)
+	if !ok || len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != len(partitions) {
+		return nil, fmt.Errorf("%w to ListOffsets", ErrResponse)
+	}
+	offsets := map[int32]record.Offset{}
+	for _, p := range resp.Topics[0].Partitions {
+		if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+			return nil, fmt.Errorf("load: offset of %s-%d: %w", name, p.Partition, err)
+		}
+		offsets[p.Partition] = record.Offset(p.Offset)
+	}
+	return offsets, nil
+}
+
+// reader reads one frame after another, field by field, out of a buffered
+// connection. After the first failure all fields are zero.
+type reader struct {
+	r    *bufio.Reader
+	left int // bytes of the frame not read yet
+	err  error
+	tmp  [16]byte
+}
+
+// frame begins the next frame, checks its correlation id and returns its
+// length in bytes, without the four of the length itself.
+func (r *reader) frame(correlation int32) int {
+	r.left = 8
+	size, got := int(r.int32()), r.int32()
+	if r.err != nil {
+		return 0
+	}
+	if size < 4 || got != correlation {
+		r.err = fmt.Errorf("%w: %d bytes for request %d, want %d", ErrResponse, size, got, correlation)
+		return 0
+	}
+	r.left = size - 4
+	return size
+}
+
+// end checks that the frame is used up.
+func (r *reader) end() error {
+	if r.err == nil && r.left != 0 {
+		r.err = fmt.Errorf("%w: %d bytes are left", ErrResponse, r.left)
+	}
+	return r.err
+}
+
+// full fills p.
+func (r *reader) full(p []byte) {
+	if r.err == nil && len(p) > r.left {
+		r.err = fmt.Errorf("%w: it is cut off", ErrResponse)
+	}
+	if r.err != nil {
+		clear(p)
+		return
+	}
+	r.left -= len(p)
+	if _, err := io.ReadFull(r.r, p); err != nil {
+		r.err = fmt.Errorf("load: %w", err)
+		clear(p)
+	}
+}
+
+// skip drops n bytes.
+func (r *reader) skip(n int) {
+	if r.err == nil && (n < 0 || n > r.left) {
+		r.err = fmt.Errorf("%w: it is cut off", ErrResponse)
+	}
+	if r.err != nil {
+		return
+	}
+	r.left -= n
+	if _, err := r.r.Discard(n); err != nil {
+		r.err = fmt.Errorf("load: %w", err)
+	}
+}
+
+func (r *reader) int16() int16 {
+	r.full(r.tmp[:2])
+	return int16(binary.BigEndian.Uint16(r.tmp[:]))
+}
+
+func (r *reader) int32() int32 {
+	r.full(r.tmp[:4])
+	return int32(binary.BigEndian.Uint32(r.tmp[:]))
+}
+
+func (r *reader) int64() int64 {
+	r.full(r.tmp[:8])
+	return int64(binary.BigEndian.Uint64(r.tmp[:]))
+}
+
+// uvarint returns a length or count.
+func (r *reader) uvarint() int {
+	var v uint32
+	for shift := 0; shift < 32; shift += 7 {
+		r.full(r.tmp[:1])
+		v |= uint32(r.tmp[0]&0x7f) << shift
+		if r.tmp[0] < 0x80 {
+			return int(v)
+		}
+	}
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: an endless number", ErrResponse)
+	}
+	return 0
+}
+
+// length returns a length or count, -1 where it is null: compact in flexible
+// versions.
+func (r *reader) length(flexible bool) int {
+	if flexible {
+		return r.uvarint() - 1
+	}
+	return int(r.int32())
+}
+
+// tags skips tagged fields.
+func (r *reader) tags() {
+	for range r.uvarint() {
+		if r.err != nil {
+			return
+		}
+		r.uvarint()
+		r.skip(r.uvarint())
+	}
+}
