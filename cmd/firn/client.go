@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/firnlog/firn/metadata/configdef"
+)
+
+// connect makes a client and sees that a broker answers, so that a wrong
+// address is an error at once and not a time-out later.
+func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
+	opts = append([]kgo.Opt{
+		kgo.SeedBrokers(a.bootstrap...),
+		kgo.ClientID("firn-cli"),
+		kgo.SoftwareNameAndVersion("firn", softwareVersion()),
+		kgo.DialTimeout(5 * time.Second),
+		kgo.RetryTimeout(a.timeout),
+	}, opts...)
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("make a client: %w", err)
+	}
+	pingCtx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	if err := client.Ping(pingCtx); err != nil {
+		client.Close()
+		return nil, &connectError{addresses: strings.Join(a.bootstrap, ","), flag: "--bootstrap-server", err: err}
+	}
+	return client, nil
+}
+
+// withAdmin runs fn with an admin client and a context that ends after --timeout.
+func (a *app) withAdmin(cmd *cobra.Command, fn func(ctx context.Context, admin *kadm.Client) error) error {
+	client, err := a.connect(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
+	defer cancel()
+	admin := kadm.NewClient(client)
+	admin.SetTimeoutMillis(int32(a.timeout.Milliseconds()))
+	return fn(ctx, admin)
+}
+
+// connectError is a broker or admin server that could not be reached.
+type connectError struct {
+	addresses, flag string
+	err             error
+}
+
+func (e *connectError) Unwrap() error { return e.err }
+
+func (e *connectError) Error() string {
+	switch {
+	case errors.Is(e.err, syscall.ECONNREFUSED):
+		return fmt.Sprintf("nothing listens on %s (connection refused); start a node with `firn dev`, or name a running one with %s", e.addresses, e.flag)
+	case errors.Is(e.err, context.DeadlineExceeded):
+		return fmt.Sprintf("no answer from %s in time; is that the right address? Name another with %s", e.addresses, e.flag)
+	}
+	return fmt.Sprintf("cannot reach %s: %v; name another address with %s", e.addresses, e.err, e.flag)
+}
+
+// subjectError is a broker's refusal with what it was about.
+type subjectError struct {
+	subject string // "topic orders"
+	err     error
+	message string // the broker's own words, if any
+}
+
+func (e *subjectError) Unwrap() error { return e.err }
+
+func (e *subjectError) Error() string {
+	text := e.subject + ": "
+	switch {
+	case errors.Is(e.err, kerr.UnknownTopicOrPartition), errors.Is(e.err, kerr.UnknownTopicID):
+		return text + "it does not exist; `firn topic list` shows what does"
+	case errors.Is(e.err, kerr.TopicAlreadyExists):
+		return text + "it exists already; `firn topic alter` changes it"
+	case errors.Is(e.err, kerr.GroupIDNotFound):
+		return text + "it does not exist; `firn group list` shows what does"
+	case errors.Is(e.err, kerr.NonEmptyGroup):
+		return text + "it has members; stop its consumers first"
+	}
+	var known *kerr.Error
+	if !errors.As(e.err, &known) {
+		return text + e.err.Error()
+	}
+	if e.message != "" {
+		return fmt.Sprintf("%s%s (%s)", text, e.message, known.Message)
+	}
+	return fmt.Sprintf("%s%s (%s)", text, strings.ToLower(known.Description[:1])+known.Description[1:], known.Message)
+}
+
+// refused wraps a broker's error; nil stays nil.
+func refused(subject string, err error, message string) error {
+	if err == nil {
+		return nil
+	}
+	return &subjectError{subject: subject, err: err, message: message}
+}
+
+// explain finds better words for what reaches the top.
+func explain(err error, a *app) error {
+	var unreachable *connectError
+	if errors.As(err, &unreachable) {
+		return unreachable
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return &connectError{addresses: strings.Join(a.bootstrap, ","), flag: "--bootstrap-server", err: err}
+	}
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted")
+	}
+	return err
+}
+
+func isExisting(err error) bool { return errors.Is(err, kerr.TopicAlreadyExists) }
+
+// parseConfigs reads NAME=VALUE pairs.
+func parseConfigs(pairs []string) (map[string]string, error) {
+	configs := make(map[string]string, len(pairs))
+	for _, pair := range pairs {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("%q is no setting: write NAME=VALUE, such as retention.ms=86400000", pair)
+		}
+		if _, twice := configs[name]; twice {
+			return nil, fmt.Errorf("%s is set twice", name)
+		}
+		configs[name] = value
+	}
+	return configs, nil
+}
+
+// hintConfigs adds the nearest known setting to a broker's INVALID_CONFIG.
+func hintConfigs(err error, names []string) error {
+	if !errors.Is(err, kerr.InvalidConfig) {
+		return err
+	}
+	var known []string
+	for _, k := range configdef.TopicKeys() {
+		known = append(known, k.Name)
+	}
+	for _, name := range names {
+		if _, ok := configdef.Topic(name); ok {
+			continue
+		}
+		if near := configdef.Nearest(name, known); near != "" {
+			return fmt.Errorf("%w; did you mean %s?", err, near)
+		}
+	}
+	return err
+}
+
+// completionTimeout is how long a key press may wait for a broker.
+const completionTimeout = 2 * time.Second
+
+// completeTopics and completeGroups offer what the broker has. No broker, no
+// offers: the shell has no place for an error.
+func (a *app) completeTopics(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	_ = a.quickly(cmd, func(ctx context.Context, admin *kadm.Client) error {
+		topics, err := admin.ListTopics(ctx)
+		names = topics.Names()
+		return err
+	})
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) completeGroups(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	_ = a.quickly(cmd, func(ctx context.Context, admin *kadm.Client) error {
+		groups, err := admin.ListGroups(ctx)
+		names = groups.Groups()
+		return err
+	})
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) quickly(cmd *cobra.Command, fn func(context.Context, *kadm.Client) error) error {
+	if cmd.Context() == nil {
+		cmd.SetContext(context.Background())
+	}
+	a.timeout = completionTimeout
+	return a.withAdmin(cmd, fn)
+}
