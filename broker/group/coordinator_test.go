@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,27 +42,39 @@ func lead(c *Coordinator) {
 
 // answer is what a callback got.
 type answer[T any] struct {
-	n int
-	v T
+	mu sync.Mutex
+	n  int
+	v  T
 }
 
 func ask[T any](call func(done func(T))) *answer[T] {
 	a := &answer[T]{}
-	call(func(v T) { a.n++; a.v = v })
+	call(func(v T) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.n++
+		a.v = v
+	})
 	return a
+}
+
+func (a *answer[T]) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.n
 }
 
 func (a *answer[T]) get(t *testing.T) T {
 	t.Helper()
 	synctest.Wait()
-	require.Equal(t, 1, a.n, "answers")
+	require.Equal(t, 1, a.count(), "answers")
 	return a.v
 }
 
 func (a *answer[T]) waits(t *testing.T) {
 	t.Helper()
 	synctest.Wait()
-	require.Equal(t, 0, a.n, "answers")
+	require.Equal(t, 0, a.count(), "answers")
 }
 
 func commitOne(c *Coordinator, group, topic string, partition int32, offset int64) *answer[CommitResponse] {
@@ -290,12 +303,12 @@ func TestResignAnswersSync(t *testing.T) {
 		j := ask(func(done func(JoinResponse)) { c.Join(joinRequest("g", "", "t"), done) })
 		time.Sleep(time.Nanosecond)
 		log.setHold(true)
-		sync := ask(func(done func(SyncResponse)) {
+		waiting := ask(func(done func(SyncResponse)) {
 			c.Sync(&SyncRequest{Group: "g", MemberID: j.get(t).MemberID, Generation: 1}, done)
 		})
-		sync.waits(t)
+		waiting.waits(t)
 		c.Lead(0, 2) // a newer epoch resigns the older
-		require.Equal(t, kerr.NotCoordinator, sync.get(t).Err)
+		require.Equal(t, kerr.NotCoordinator, waiting.get(t).Err)
 		c.Lead(0, 1)
 		c.Resign(0, 1)
 		synctest.Wait()

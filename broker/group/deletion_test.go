@@ -73,13 +73,13 @@ func TestDeleteGroup(t *testing.T) {
 		before.waits(t)
 		log.release()
 		require.NoError(t, before.get(t).Err)
-		for after.n == 0 {
+		for after.count() == 0 {
 			del.waits(t)
 			after.waits(t)
 			join.waits(t)
 			log.release()
 			synctest.Wait()
-			if del.n == 1 {
+			if del.count() == 1 {
 				log.release()
 				synctest.Wait()
 			}
@@ -141,17 +141,24 @@ func TestWaitingKeepsOrder(t *testing.T) {
 		c := newCoordinator(t, log, nil)
 		defer c.Close()
 		lead(c)
-		require.NoError(t, commitOne(c, "g", "t", 0, 1).get(t).Err)
-		log.setHold(true)
-		del := deleteGroup(c, "g")
-		commit := commitOne(c, "g", "t", 0, 2)
-		stable := fetchAll(c, "g", true)
-		require.Equal(t, 1, log.release())
-		require.NoError(t, del.get(t))
-		stable.waits(t)
-		require.Equal(t, 1, log.release())
-		require.NoError(t, commit.get(t).Err)
-		require.EqualValues(t, 2, stable.get(t).Topics[0].Partitions[0].Offset)
+		for _, appendErr := range []error{kerr.NotEnoughReplicas, nil} {
+			require.NoError(t, commitOne(c, "g", "t", 0, 1).get(t).Err)
+			log.fail = func() error {
+				log.fail = nil
+				return appendErr
+			}
+			log.setHold(true)
+			del := deleteGroup(c, "g")
+			commit := commitOne(c, "g", "t", 0, 2)
+			stable := fetchAll(c, "g", true)
+			require.Equal(t, 1, log.release())
+			require.Equal(t, appendErr == nil, del.get(t) == nil)
+			stable.waits(t)
+			require.Equal(t, 1, log.release())
+			require.NoError(t, commit.get(t).Err)
+			require.EqualValues(t, 2, stable.get(t).Topics[0].Partitions[0].Offset)
+			log.setHold(false)
+		}
 	})
 }
 
