@@ -37,6 +37,9 @@ type Options struct {
 	WriteQueueBytes int64         // bytes that may wait to be written to disk; default 64 MiB
 	DiskRetry       time.Duration // how long nothing is written after a failed write; default 30 s
 	IdleFiles       int           // descriptors kept open without a reader; default 256
+	BufferBytes     int           // length of the usual chunk, for Buffer; default 4 MiB
+	FreeBuffers     int           // unused buffers kept for Buffer; default 8
+	Poison          bool          // overwrite bytes that nobody uses any more, so that tests find who does
 	Logger          *slog.Logger  // default slog.Default()
 }
 
@@ -60,6 +63,7 @@ type Cache struct {
 	offTill time.Time // nothing is written to disk before
 	stats   Stats
 	isClose bool
+	free    [][]byte // see Buffer
 }
 
 // entry is one chunk. All fields are guarded by Cache.mu.
@@ -69,11 +73,11 @@ type entry struct {
 	fill *Fill // in progress, or nil
 	gone bool  // no longer in the table
 
-	data    []byte // in the memory tier, or nil
+	data    *shared // in the memory tier, or nil
 	memPins int
 	mem     node
 
-	pending []byte // being written to disk, or nil
+	pending *shared // being written to disk, or nil
 
 	onDisk   bool
 	verified bool
@@ -95,6 +99,12 @@ func Open(opts Options) (*Cache, error) {
 	}
 	if opts.IdleFiles <= 0 {
 		opts.IdleFiles = 256
+	}
+	if opts.BufferBytes <= 0 {
+		opts.BufferBytes = 4 << 20
+	}
+	if opts.FreeBuffers <= 0 {
+		opts.FreeBuffers = 8
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
@@ -147,6 +157,8 @@ func (c *Cache) Close() error {
 //     Complete or Fail, if need be from another goroutine that outlives it;
 //   - a fill with owner false: somebody else is at it; see Fill.Wait.
 //
+// Whoever got a fill, the owner too, ends with one call of its Wait or Leave.
+//
 // visit says that the caller comes to this chunk anew, instead of reading on
 // within it; only that counts as a use for eviction. Acquire may read the disk
 // (a file is opened and, once after a restart, verified) and ends early with
@@ -161,7 +173,7 @@ func (c *Cache) Acquire(ctx context.Context, key Key, visit bool) (h *Handle, f 
 			return nil, nil, false, ErrClosed
 		case e == nil:
 			e = &entry{key: key}
-			f = &Fill{cache: c, entry: e, done: make(chan struct{})}
+			f = &Fill{cache: c, entry: e, done: make(chan struct{}), interest: 1}
 			e.fill = f
 			c.entries[key] = e
 			c.stats.Misses++
@@ -169,6 +181,7 @@ func (c *Cache) Acquire(ctx context.Context, key Key, visit bool) (h *Handle, f 
 			return nil, f, true, nil
 		case e.fill != nil:
 			f = e.fill
+			f.interest++
 			c.stats.Joined++
 			c.mu.Unlock()
 			return nil, f, false, nil
@@ -203,12 +216,11 @@ func (c *Cache) pinLocked(e *entry, visit bool) *Handle {
 	}
 	switch {
 	case e.data != nil:
-		e.memPins++
 		c.stats.MemoryHits++
-		return &Handle{cache: c, entry: e, data: e.data}
+		return c.pinMemoryLocked(e)
 	case e.pending != nil:
 		c.stats.MemoryHits++
-		return &Handle{data: e.pending} // kept by the garbage collector
+		return c.shareLocked(e.pending)
 	}
 	if e.diskPins++; e.diskPins == 1 {
 		c.idle.remove(e)
@@ -224,14 +236,30 @@ func (c *Cache) Peek(key Key) bool {
 	return c.entries[key] != nil
 }
 
+// pinMemoryLocked makes a handle of an entry in memory, which stays there.
+func (c *Cache) pinMemoryLocked(e *entry) *Handle {
+	e.memPins++
+	e.data.refs++
+	return &Handle{cache: c, entry: e, data: e.data}
+}
+
+// shareLocked makes a handle of bytes that are in no tier.
+func (c *Cache) shareLocked(data *shared) *Handle {
+	data.refs++
+	return &Handle{cache: c, data: data}
+}
+
 // Fill is a chunk on its way into the cache.
 type Fill struct {
 	cache *Cache
 	entry *entry
 	done  chan struct{}
 
-	// Written before done is closed, read after.
-	data []byte
+	interest int // who has not called Wait or Leave; guarded by Cache.mu
+
+	// Written before done is closed; err is read after. data is guarded by
+	// Cache.mu, and nil once nobody is interested.
+	data *shared
 	err  error
 }
 
@@ -240,21 +268,27 @@ type Fill struct {
 // once.
 func (f *Fill) Complete(data []byte) {
 	c, e := f.cache, f.entry
-	f.data = data
+	b := &shared{data: data, refs: 1}
 	c.mu.Lock()
 	e.fill, e.size = nil, int64(len(data))
 	c.stats.Fills++
 	c.stats.FillBytes += int64(len(data))
 	if !e.gone {
-		c.admitLocked(e, data)
+		c.admitLocked(e, b)
 	}
+	if f.interest > 0 {
+		b.refs++
+		f.data = b
+	}
+	c.unrefLocked(b)
 	c.mu.Unlock()
 	close(f.done)
 }
 
 // admitLocked puts the bytes of a filled entry into the tiers that take them.
-func (c *Cache) admitLocked(e *entry, data []byte) {
+func (c *Cache) admitLocked(e *entry, data *shared) {
 	if e.size > 0 && e.size <= c.opts.MemoryBytes {
+		data.refs++
 		e.data = data
 		e.mem = node{entry: e, weight: e.size}
 		c.mem.add(&e.mem)
@@ -270,9 +304,18 @@ func (c *Cache) evictMemoryLocked() {
 		if n == nil {
 			return
 		}
-		n.entry.data = nil
+		c.leaveMemoryLocked(n.entry)
 		c.stats.MemoryEvictions++
 		c.maybeForgetLocked(n.entry)
+	}
+}
+
+// leaveMemoryLocked takes an entry off the memory tier. Handles keep its bytes.
+func (c *Cache) leaveMemoryLocked(e *entry) {
+	if e.data != nil {
+		c.mem.remove(&e.mem)
+		c.unrefLocked(e.data)
+		e.data = nil
 	}
 }
 
@@ -303,36 +346,67 @@ func (f *Fill) Fail(err error) {
 // Done is closed when the fill has ended.
 func (f *Fill) Done() <-chan struct{} { return f.done }
 
+// Join makes the caller one more of those who end with Wait or Leave.
+// REQUIRES: the caller is one already.
+func (f *Fill) Join() {
+	f.cache.mu.Lock()
+	f.interest++
+	f.cache.mu.Unlock()
+}
+
+// Leave ends the caller's interest; the fill itself goes on.
+func (f *Fill) Leave() {
+	f.cache.mu.Lock()
+	f.leaveLocked()
+	f.cache.mu.Unlock()
+}
+
+func (f *Fill) leaveLocked() {
+	f.interest--
+	if f.interest < 0 {
+		panic("cache: a fill was left more often than it was joined")
+	}
+	if f.interest == 0 && f.data != nil {
+		f.cache.unrefLocked(f.data)
+		f.data = nil
+	}
+}
+
 // Wait returns a pinned handle once the owner has completed the fill, or the
-// owner's error, or the context's. Any number may wait, the owner included.
-// visit is as for Acquire.
+// owner's error, or the context's, and ends the caller's interest. visit is as
+// for Acquire.
 func (f *Fill) Wait(ctx context.Context, visit bool) (*Handle, error) {
 	select {
 	case <-f.done:
 	default:
+		var err error
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			err = ctx.Err()
 		case <-f.cache.closed:
-			return nil, ErrClosed
+			err = ErrClosed
 		}
-	}
-	if f.err != nil {
-		return nil, f.err
+		if err != nil {
+			f.Leave()
+			return nil, err
+		}
 	}
 	c, e := f.cache, f.entry
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e.data == nil {
-		return &Handle{data: f.data}, nil // evicted already, or never admitted
+	defer f.leaveLocked()
+	if f.err != nil {
+		return nil, f.err
+	}
+	if e.data != f.data {
+		return c.shareLocked(f.data), nil // evicted already, or never admitted
 	}
 	if visit {
 		c.mem.touch(&e.mem)
 		c.disk.touch(&e.disk)
 	}
-	e.memPins++
-	return &Handle{cache: c, entry: e, data: e.data}, nil
+	return c.pinMemoryLocked(e), nil
 }
 
 // DropObject forgets all chunks of an object, as after its deletion. Handles
@@ -361,10 +435,7 @@ func (c *Cache) Drop(key Key) error {
 }
 
 func (c *Cache) dropLocked(e *entry) []deadFile {
-	c.mem.remove(&e.mem)
-	if e.memPins == 0 {
-		e.data = nil
-	}
+	c.leaveMemoryLocked(e)
 	dead := c.leaveDiskLocked(e)
 	e.gone = true
 	delete(c.entries, e.key)

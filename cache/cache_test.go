@@ -34,6 +34,8 @@ func content(k Key, size int) []byte {
 
 func mustOpen(t *testing.T, o Options) *Cache {
 	t.Helper()
+	o.Poison = true
+	o.BufferBytes = 1000 // some chunks use it, most do not
 	c, err := Open(o)
 	require.NoError(t, err)
 	return c
@@ -45,7 +47,8 @@ func put(t *testing.T, c *Cache, k Key, size int) {
 	require.NoError(t, err)
 	require.Nil(t, h)
 	require.True(t, owner)
-	f.Complete(content(k, size))
+	f.Complete(append(c.Buffer(size)[:0], content(k, size)...))
+	f.Leave()
 }
 
 // get returns a copy of a cached chunk, nil if it is not cached.
@@ -56,6 +59,7 @@ func get(t *testing.T, c *Cache, k Key) []byte {
 	if h == nil {
 		require.True(t, owner)
 		f.Fail(errors.New("not wanted"))
+		f.Leave()
 		return nil
 	}
 	defer h.Release()
@@ -385,6 +389,20 @@ func TestRandomOperations(t *testing.T) {
 		}
 		require.LessOrEqual(t, c.mem.bytes(), opts.MemoryBytes)
 		require.LessOrEqual(t, c.disk.bytes(), opts.DiskBytes)
+		used := int64(0)
+		for _, e := range c.entries {
+			if e.data != nil {
+				used++
+				want := 1
+				if e.pending != nil {
+					want++
+				}
+				if e.data.refs != want {
+					t.Errorf("entry %s is used %d times, want %d", e.key, e.data.refs, want)
+				}
+			}
+		}
+		require.EqualValues(t, c.mem.len(), used)
 		c.mu.Unlock()
 		require.NoError(t, c.Close())
 		require.Zero(t, c.Stats().IdleFiles)
@@ -399,7 +417,7 @@ func TestRandomOperations(t *testing.T) {
 
 func randomStep(c *Cache, r *rand.Rand, owners *sync.WaitGroup) error {
 	k := keyOf(int(r.ExpFloat64() * 25))
-	size := 500 + int(k.Chunk)*17
+	size := 500 + int(k.Chunk)*7
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if r.IntN(200) == 0 {
@@ -413,9 +431,10 @@ func randomStep(c *Cache, r *rand.Rand, owners *sync.WaitGroup) error {
 		switch {
 		case owner && r.IntN(20) == 0:
 			f.Fail(errors.New("transient"))
+			f.Leave()
 			return nil
 		case owner:
-			owners.Go(func() { f.Complete(content(k, size)) })
+			owners.Go(func() { f.Complete(append(c.Buffer(size)[:0], content(k, size)...)) })
 		}
 		if r.IntN(10) == 0 {
 			cancel()

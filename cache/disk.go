@@ -107,7 +107,7 @@ func (c *Cache) openEntry(e *entry) {
 }
 
 // enqueueLocked hands a filled chunk to the writer, if disk and queue have room.
-func (c *Cache) enqueueLocked(e *entry, data []byte) {
+func (c *Cache) enqueueLocked(e *entry, data *shared) {
 	if e.size == 0 || e.size > c.opts.DiskBytes || c.isClose {
 		return
 	}
@@ -115,6 +115,7 @@ func (c *Cache) enqueueLocked(e *entry, data []byte) {
 		c.stats.DiskSkipped++
 		return
 	}
+	data.refs++
 	e.pending = data
 	c.queue = append(c.queue, e)
 	c.queued += e.size
@@ -156,7 +157,7 @@ func (c *Cache) writeNext() bool {
 		c.mu.Unlock()
 		return true
 	}
-	data := e.pending
+	data := e.pending.data // kept until endWriteLocked
 	c.lastSeq++
 	e.seq = c.lastSeq
 	dead := c.evictDiskLocked(c.opts.DiskBytes - e.size)
@@ -203,6 +204,7 @@ func (c *Cache) writeNext() bool {
 
 func (c *Cache) endWriteLocked(e *entry) {
 	c.queued -= e.size
+	c.unrefLocked(e.pending)
 	e.pending = nil
 	c.maybeForgetLocked(e)
 }

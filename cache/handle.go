@@ -10,9 +10,9 @@ import (
 // Handle pins one chunk: either bytes in memory or a range of a file. It is
 // safe for concurrent use until Release.
 type Handle struct {
-	cache *Cache // nil: nothing is counted, the bytes are kept by reference
-	entry *entry
-	data  []byte
+	cache *Cache
+	entry *entry // nil for bytes that are in no tier
+	data  *shared
 	file  *os.File
 	size  int64
 	freed atomic.Bool
@@ -23,12 +23,17 @@ func (h *Handle) Len() int64 {
 	if h.file != nil {
 		return h.size
 	}
-	return int64(len(h.data))
+	return int64(len(h.data.data))
 }
 
 // Bytes returns the chunk if it is in memory, else nil. They must not be
 // changed, nor used after Release.
-func (h *Handle) Bytes() []byte { return h.data }
+func (h *Handle) Bytes() []byte {
+	if h.file != nil {
+		return nil
+	}
+	return h.data.data
+}
 
 // File returns the file that holds the chunk and where it begins there, in
 // bytes, or nil if the chunk is in memory. The file must not be closed, its
@@ -41,7 +46,7 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 		return 0, io.EOF
 	}
 	if h.file == nil {
-		n := copy(p, h.data[off:])
+		n := copy(p, h.data.data[off:])
 		if n < len(p) {
 			return n, io.EOF
 		}
@@ -57,17 +62,17 @@ func (h *Handle) ReadAt(p []byte, off int64) (int, error) {
 
 // Release unpins the chunk. Further calls do nothing.
 func (h *Handle) Release() {
-	if h.cache == nil || h.freed.Swap(true) {
+	if h.freed.Swap(true) {
 		return
 	}
 	c, e := h.cache, h.entry
 	var closing []*os.File
 	c.mu.Lock()
 	if h.file == nil {
-		e.memPins--
-		if e.gone && e.memPins == 0 {
-			e.data = nil
+		if e != nil {
+			e.memPins--
 		}
+		c.unrefLocked(h.data)
 		c.evictMemoryLocked()
 	} else if e.diskPins--; e.diskPins == 0 {
 		closing = c.restLocked(e)

@@ -28,18 +28,18 @@ func compress(dst, raw []byte) ([]byte, error) {
 	return e.EncodeAll(raw, dst), nil
 }
 
-// decompress returns exactly rawLen bytes; the output can never be larger.
-func decompress(stored []byte, rawLen int64) ([]byte, error) {
+// decompress fills raw, exactly; the output can never be larger.
+func decompress(raw, stored []byte) error {
 	d, err := zstdDecoder()
 	if err != nil {
-		return nil, fmt.Errorf("object: zstd: %w", err)
+		return fmt.Errorf("object: zstd: %w", err)
 	}
-	raw, err := d.DecodeAll(stored, make([]byte, 0, rawLen))
+	out, err := d.DecodeAll(stored, raw[:0:len(raw)])
 	if err != nil {
-		return nil, damaged("zstd: %v", err)
+		return damaged("zstd: %v", err)
 	}
-	if int64(len(raw)) != rawLen {
-		return nil, damaged("zstd: %d bytes, want %d", len(raw), rawLen)
+	if len(out) != len(raw) || &out[0] != &raw[0] {
+		return damaged("zstd: %d bytes, want %d", len(out), len(raw))
 	}
-	return raw, nil
+	return nil
 }

@@ -29,6 +29,11 @@ type OpenOptions struct {
 	Size   int64       // of the whole object, bytes
 	Footer int64       // place of the footer if known, else 0; only a hint
 	Keys   KeyProvider // needed for encrypted chunks only
+
+	// Buffer, if set, makes the buffers of chunks, of n bytes and any content;
+	// Recycle takes back those that the Reader needs no more.
+	Buffer  func(n int) []byte
+	Recycle func([]byte)
 }
 
 // Reader reads one object. It holds the footer and no other resource, so it
@@ -44,6 +49,10 @@ type Reader struct {
 // Open reads and checks the footer: with one ranged read, or two if the footer
 // is larger than the speculative tail.
 func Open(ctx context.Context, opts OpenOptions) (*Reader, error) {
+	if opts.Buffer == nil || opts.Recycle == nil {
+		opts.Buffer = func(n int) []byte { return make([]byte, n) }
+		opts.Recycle = func([]byte) {}
+	}
 	r := &Reader{opts: opts}
 	f, err := r.open(ctx)
 	if err != nil {
@@ -210,7 +219,7 @@ func (r *Reader) ReadChunks(ctx context.Context, first, count int, each func(chu
 		return r.named(err, "read")
 	}
 	for i := range chunks {
-		stored := make([]byte, chunks[i].StoredLen)
+		stored := r.opts.Buffer(int(chunks[i].StoredLen))
 		if _, err = io.ReadFull(body, stored); err != nil {
 			err = r.named(cutOff(err), "read")
 			break
@@ -251,10 +260,12 @@ func (r *Reader) DecodeChunk(ctx context.Context, n int, stored []byte) ([]byte,
 		}
 	}
 	if k.Codec == CodecZstd {
-		var err error
-		if raw, err = decompress(raw, k.RawLen); err != nil {
+		packed := raw
+		raw = r.opts.Buffer(int(k.RawLen))
+		if err := decompress(raw, packed); err != nil {
 			return nil, bad(err.Error())
 		}
+		r.opts.Recycle(stored)
 	}
 	if k.Codec == CodecNone && k.KeySlot == NoKey {
 		return raw, nil // the same bytes, checked above

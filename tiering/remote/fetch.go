@@ -16,8 +16,8 @@ type job struct {
 	first int // number of the first chunk
 	fills []*cache.Fill
 	ahead bool
-	// landed is called for each chunk when its fill has ended; nil if nobody
-	// wants to know.
+	// landed is called for each chunk when its fill has ended, and then has the
+	// job's interest in it; nil if nobody wants to know.
 	landed func(chunk int, f *cache.Fill)
 }
 
@@ -41,6 +41,8 @@ func (j *job) end(i int, raw []byte, err error) {
 	}
 	if j.landed != nil {
 		j.landed(j.first+i, j.fills[i])
+	} else {
+		j.fills[i].Leave()
 	}
 }
 
@@ -173,6 +175,8 @@ func (r *Reader) reserve(ctx context.Context, rd *object.Reader, n int) (*cache.
 		h.Release()
 	case owner:
 		return f, nil
+	default:
+		f.Leave()
 	}
 	return nil, nil
 }
@@ -181,6 +185,7 @@ func (r *Reader) reserve(ctx context.Context, rd *object.Reader, n int) (*cache.
 func (r *Reader) chunk(ctx context.Context, rd *object.Reader, n int, visit bool) (*cache.Handle, batchIndex, error) {
 	h, f, owner, err := r.o.Cache.Acquire(ctx, keyOf(rd, n), visit)
 	if owner {
+		f.Join()
 		r.start(&job{rd: rd, first: n, fills: []*cache.Fill{f}})
 	}
 	if f != nil {
@@ -211,6 +216,7 @@ func (r *Reader) cachedChunk(ctx context.Context, rd *object.Reader, n int) (*ca
 		r.start(&job{rd: rd, first: n, fills: []*cache.Fill{f}})
 		return nil, nil, nil
 	case f != nil:
+		f.Leave()
 		return nil, nil, nil
 	}
 	idx, err := r.index(rd, n, h)

@@ -111,6 +111,7 @@ func (r *Reader) openObject(ctx context.Context, id uuid.UUID) (*object.Reader, 
 	r.stats.footerOpens.Add(1)
 	return object.Open(ctx, object.OpenOptions{
 		Store: at.Store, Key: at.Key, Object: id, Size: at.Size, Footer: at.Footer, Keys: r.o.Keys,
+		Buffer: r.o.Cache.Buffer, Recycle: r.o.Cache.Recycle,
 	})
 }
 

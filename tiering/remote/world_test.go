@@ -160,6 +160,7 @@ func (w *world) reader(o Options, c cache.Options) *Reader {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = 1 << 20
 	}
+	c.Poison, c.BufferBytes = true, 4000
 	ch, err := cache.Open(c)
 	require.NoError(w.t, err)
 	o.Entries, o.Locate, o.Cache = w, w.locate, ch
