@@ -224,6 +224,14 @@ func old(m *segment.Meta, cfg *Config, now time.Time) bool {
 func (l *Log) roll(p *part) (*part, error) {
 	end := p.Meta().End
 	cfg := l.config.Load()
+	if !l.rooted.Load() {
+		// Nothing but the first segment's name says where the log begins: it must
+		// be durable before another segment can be.
+		if err := l.syncDirs(true); err != nil {
+			return nil, err
+		}
+		l.rooted.Store(true)
+	}
 	s, err := segment.Create(l.place, end, cfg.IndexIntervalBytes)
 	if err != nil {
 		if segment.IsNoSpace(err) {

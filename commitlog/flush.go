@@ -62,6 +62,9 @@ func (l *Log) flush(withCheckpoint bool, edit func(*checkpoint)) error {
 		if err := l.syncDirs(c.top); err != nil {
 			return err
 		}
+		if c.top {
+			l.rooted.Store(true)
+		}
 	}
 	l.publishFlushed(&c, stored)
 	if c.cp != nil && !complete && edit != nil {

@@ -82,6 +82,8 @@ type Log struct {
 	waiters    []waiter
 
 	closed atomic.Bool // set under mu
+	// rooted: the log's first file and the directories above it are durable.
+	rooted atomic.Bool
 
 	flushState flushState // guarded by flusher.mu
 }

@@ -166,6 +166,7 @@ func (r *recovery) useCheckpoint(cp *checkpoint) error {
 		return fmt.Errorf("%w: producer state at %d, recovery point %d", ErrCorrupt, end, cp.end())
 	}
 	r.cp = cp
+	r.l.rooted.Store(true)
 	r.l.checkpointed = end
 	r.l.producers = *state
 	r.l.epochs = cp.epochs

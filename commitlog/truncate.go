@@ -238,8 +238,12 @@ func (l *Log) ResetTo(off record.Offset, epochs []EpochStart, producers []byte) 
 	state := &producer.State{}
 	if producers != nil {
 		var err error
-		if state, _, err = producer.ParseSnapshot(producers); err != nil {
+		var at record.Offset
+		if state, at, err = producer.ParseSnapshot(producers); err != nil {
 			return err
+		}
+		if at > off {
+			return fmt.Errorf("%w: producer state of offset %d for a log that begins at %d", ErrOutOfRange, at, off)
 		}
 	}
 	return l.reset(off, cache, state)
