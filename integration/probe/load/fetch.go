@@ -262,7 +262,7 @@ func (c *fetchConn) response(r *reader, correlation int32) error {
 		return fmt.Errorf("load: fetch: %w", err)
 	}
 	r.int32() // session
-	for range r.length(flexible) {
+	for range r.count(flexible) {
 		switch {
 		case c.opts.Version >= fetchIDVersion:
 			r.skip(16)
@@ -271,13 +271,16 @@ func (c *fetchConn) response(r *reader, correlation int32) error {
 		default:
 			r.skip(int(r.int16()))
 		}
-		for range r.length(flexible) {
+		for range r.count(flexible) {
 			if err := c.partition(r, flexible); err != nil {
 				return err
 			}
 			tags()
 		}
 		tags()
+		if r.err != nil {
+			return r.err
+		}
 	}
 	tags()
 	return r.end()
@@ -288,10 +291,13 @@ func (c *fetchConn) partition(r *reader, flexible bool) error {
 	id := r.int32()
 	code := r.int16()
 	r.skip(8 + 8 + 8) // high watermark, last stable offset, log start
-	for range r.length(flexible) {
+	for range r.count(flexible) {
 		r.skip(8 + 8) // aborted transactions
 		if flexible {
 			r.tags()
+		}
+		if r.err != nil {
+			return r.err
 		}
 	}
 	r.int32() // preferred replica

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -186,6 +187,9 @@ func Produce(ctx context.Context, o ProduceOptions) (ProduceResult, error) {
 		}
 	}
 	runErr := g.Wait()
+	if run.failed != nil { // g.Wait has ordered it before us
+		runErr = run.failed
+	}
 	usage, err := meter.Stop()
 	if runErr == nil {
 		runErr = err
@@ -202,7 +206,14 @@ type produceRun struct {
 	requests []request
 	claimed  atomic.Int64 // bytes that were sent or are about to be
 	done     atomic.Bool  // the time is up
+
+	failOnce sync.Once
+	failed   error // what failed first; see fail
 }
+
+// fail keeps the first error of the run. A reader calls it before it closes the
+// connection, so that the writer's complaint about that does not come first.
+func (r *produceRun) fail(err error) { r.failOnce.Do(func() { r.failed = err }) }
 
 // claim reports whether n more bytes are wanted.
 func (r *produceRun) claim(n int64) bool {
@@ -311,6 +322,7 @@ func (c *produceConn) read() error {
 			continue
 		}
 		if failed = readProduce(in, c.run.opts.Version, correlation); failed != nil {
+			c.run.fail(failed)
 			c.conn.Close()
 			continue
 		}
@@ -327,23 +339,25 @@ func readProduce(r *reader, version int16, correlation int32) error {
 	r.frame(correlation)
 	r.tags()
 	var failed error
-	for range r.length(true) {
+	for range r.count(true) {
 		if version >= idVersion {
 			r.skip(16)
 		} else {
 			r.skip(r.length(true))
 		}
-		for range r.length(true) {
+		for range r.count(true) {
 			partition := r.int32()
 			code := r.int16()
 			r.skip(8 + 8 + 8) // base offset, append time, log start
-			for range r.length(true) {
+			for range r.count(true) {
 				r.int32()
-				r.skip(max(r.length(true), 0))
+				r.text()
 				r.tags()
+				if r.err != nil {
+					return r.err
+				}
 			}
-			message := make([]byte, max(r.length(true), 0)) // empty unless there is an error
-			r.full(message)
+			message := r.text()
 			r.tags()
 			if r.err != nil {
 				return r.err
@@ -353,6 +367,9 @@ func readProduce(r *reader, version int16, correlation int32) error {
 			}
 		}
 		r.tags()
+		if r.err != nil {
+			return r.err
+		}
 	}
 	r.int32() // throttle time
 	r.tags()

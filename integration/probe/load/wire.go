@@ -20,6 +20,7 @@ const (
 	clientID = "firn-probe"
 	// maxResponse bounds in bytes what an answer may claim to have.
 	maxResponse = 256 << 20
+	maxText     = 64 << 10 // bytes of an error's message
 	setupWait   = 30 * time.Second
 )
 
@@ -51,9 +52,7 @@ func roundTrip(ctx context.Context, addr string, req kmsg.Request) (kmsg.Respons
 		return nil, fmt.Errorf("load: %w", err)
 	}
 	r := &reader{r: bufio.NewReader(conn)}
-	if size := r.frame(1); size < 0 || size > maxResponse {
-		return nil, fmt.Errorf("%w: %d bytes", ErrResponse, size)
-	}
+	r.frame(1)
 	if req.IsFlexible() && req.Key() != 18 { // ApiVersions keeps the old header
 		r.tags()
 	}
@@ -166,20 +165,18 @@ type reader struct {
 	tmp  [16]byte
 }
 
-// frame begins the next frame, checks its correlation id and returns its
-// length in bytes, without the four of the length itself.
-func (r *reader) frame(correlation int32) int {
+// frame begins the next frame and checks its length and correlation id.
+func (r *reader) frame(correlation int32) {
 	r.left = 8
 	size, got := int(r.int32()), r.int32()
 	if r.err != nil {
-		return 0
+		return
 	}
-	if size < 4 || got != correlation {
+	if size < 4 || size > maxResponse || got != correlation {
 		r.err = fmt.Errorf("%w: %d bytes for request %d, want %d", ErrResponse, size, got, correlation)
-		return 0
+		return
 	}
 	r.left = size - 4
-	return size
 }
 
 // end checks that the frame is used up.
@@ -258,6 +255,34 @@ func (r *reader) length(flexible bool) int {
 		return r.uvarint() - 1
 	}
 	return int(r.int32())
+}
+
+// count returns how many elements follow. It is 0 after a failure, also of the
+// loop around it, so that a count that lies ends with the bytes.
+func (r *reader) count(flexible bool) int {
+	n := r.length(flexible)
+	if r.err == nil && n > r.left { // an element has a byte at least
+		r.err = fmt.Errorf("%w: it counts %d elements in %d bytes", ErrResponse, n, r.left)
+	}
+	if r.err != nil {
+		return 0
+	}
+	return n
+}
+
+// text returns a string, "" where it is null.
+func (r *reader) text() string {
+	n := r.length(true)
+	if r.err != nil || n <= 0 {
+		return ""
+	}
+	if n > r.left || n > maxText {
+		r.err = fmt.Errorf("%w: a text of %d bytes", ErrResponse, n)
+		return ""
+	}
+	b := make([]byte, n)
+	r.full(b)
+	return string(b)
 }
 
 // tags skips tagged fields.
