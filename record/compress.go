@@ -81,8 +81,9 @@ func makeCompressor(c Codec, level int) (compressor, error) {
 		}
 		return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
 			zstd.WithWindowSize(zstdEncodeWindow), zstd.WithEncoderLevel(zstd.EncoderLevel(level)))
+	default:
+		return nil, ErrUnsupportedCodec
 	}
-	return nil, ErrUnsupportedCodec
 }
 
 // zstdEncodeWindow is the window in bytes of what is compressed here: batches
