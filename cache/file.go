@@ -131,6 +131,9 @@ func writeFile(create func(string) (*os.File, error), path string, key Key, data
 	if err == nil {
 		_, err = f.Write(data)
 	}
+	if err == nil {
+		err = startWriteback(f)
+	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(temp, path)

@@ -115,6 +115,31 @@ func retryMoved[T any](r *Reader, fn func() (T, error)) (T, error) {
 	return v, err
 }
 
+// Hint begins to fetch what a Read of the same request would wait for, and
+// returns at once. Who reads many partitions hints at all of them first. What
+// fails is met by the Read.
+func (r *Reader) Hint(req Request) {
+	r.spawn(func(ctx context.Context) {
+		m, err := r.o.Entries.Entries(ctx, req.TP)
+		if err != nil {
+			return
+		}
+		e, ok := m.Find(req.From)
+		if !ok {
+			return
+		}
+		rd, err := r.openRun(ctx, &e)
+		if err != nil {
+			return
+		}
+		f, run := rd.Footer(), int(e.Run)
+		if n, ok := f.FindOffset(run, req.From); ok {
+			end := f.Runs[run].FirstChunk + f.Runs[run].Chunks
+			_ = r.want(ctx, rd, n, demandEnd(f, n, end, req.From, req.MaxBytes)) // see above
+		}
+	})
+}
+
 func (r *Reader) entries(ctx context.Context, tp record.TopicPartition) (manifest.Manifest, error) {
 	m, err := r.o.Entries.Entries(ctx, tp)
 	if err != nil {
@@ -175,7 +200,7 @@ func (r *Reader) readEntry(ctx context.Context, req *Request, e *manifest.Entry,
 		return nil, nil
 	}
 	end := f.Runs[run].FirstChunk + f.Runs[run].Chunks
-	if err := r.want(ctx, rd, n, demandEnd(f, n, end, req.MaxBytes)); err != nil {
+	if err := r.want(ctx, rd, n, demandEnd(f, n, end, from, req.MaxBytes)); err != nil {
 		return nil, err
 	}
 	res := &Result{First: -1, Next: from}
@@ -203,10 +228,14 @@ func (r *Reader) readEntry(ctx context.Context, req *Request, e *manifest.Entry,
 	return res, nil
 }
 
-// demandEnd is the end of the chunks that a request of maxBytes can touch.
-func demandEnd(f *object.Footer, n, end int, maxBytes int64) int {
+// demandEnd is the end of the chunks that a request for maxBytes from an offset
+// in chunk n likely touches. Where in the chunk the offset is, is estimated: a
+// chunk too many costs a GET of 4 MiB.
+func demandEnd(f *object.Footer, n, end int, from record.Offset, maxBytes int64) int {
+	k := &f.Chunks[n]
+	left := float64(k.End-max(from, k.Base)) / float64(k.End-k.Base)
 	to := n + 1
-	for bytes := int64(0); to < end && to-n < maxDemandChunks && bytes < maxBytes; to++ {
+	for bytes := int64(left * float64(k.RawLen)); to < end && to-n < maxDemandChunks && bytes < maxBytes; to++ {
 		bytes += f.Chunks[to].RawLen
 	}
 	return to

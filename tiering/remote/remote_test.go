@@ -237,6 +237,30 @@ func TestSingleFlight(t *testing.T) {
 	})
 }
 
+// TestHint: hints of several places are fetched at the same time, once each.
+func TestHint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, rand.New(rand.NewPCG(19, 19)), shape{objects: 5, batches: 40, body: 100, chunk: 1 << 20})
+		w.faulty.SetPlan(func(faulty.Call) faulty.Fault { return faulty.Fault{Kind: faulty.Slow, Delay: time.Second} })
+		rd := w.reader(Options{}, cache.Options{})
+		var reqs []Request
+		for _, e := range w.manifest.Entries() {
+			reqs = append(reqs, Request{TP: testTP, From: e.Start, UpTo: 1 << 40, MaxBytes: 1 << 20})
+			rd.Hint(reqs[len(reqs)-1])
+		}
+		rd.Hint(Request{TP: testTP, From: 0})
+		began := time.Now()
+		for _, req := range reqs {
+			res, err := rd.Read(t.Context(), req)
+			require.NoError(t, err)
+			require.NoError(t, w.checkRead(req, res))
+			res.Release()
+		}
+		require.Equal(t, 2*time.Second, time.Since(began), "a footer and a chunk")
+		require.Len(t, w.transcript(), 10)
+	})
+}
+
 // TestFillOutlivesItsReader: a client with a short patience gets its data with
 // a later request, at no further GET.
 func TestFillOutlivesItsReader(t *testing.T) {
