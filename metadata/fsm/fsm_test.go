@@ -149,7 +149,15 @@ func (g *generator) next(index uint64) command.Command {
 	if len(g.m.brokers) < 2 {
 		return &command.RegisterBroker{BrokerID: int32(len(g.m.brokers) + 1), DirectoryID: g.uuid(), Incarnation: g.uuid(), Features: ranges, Time: now}
 	}
-	switch rapid.IntRange(0, 19).Draw(g.t, "kind") {
+	for _, id := range []int32{1, 2} {
+		if b := g.m.brokers[id]; index < 8 && b.Fenced {
+			return &command.SetBrokerState{BrokerID: id, BrokerEpoch: b.Epoch, State: command.BrokerActive}
+		}
+	}
+	if len(g.m.topics) == 0 && !g.rarely("no topic") {
+		return &command.CreateTopics{Time: now, Topics: []command.NewTopic{{ID: record.TopicID(g.uuid()), Name: "t", Assignments: [][]int32{{1, 2}, {2}}}}}
+	}
+	switch rapid.IntRange(0, 27).Draw(g.t, "kind") {
 	case 0:
 		return &command.FormatCluster{ClusterID: rapid.SampledFrom([]string{"c1", "c2"}).Draw(g.t, "cluster"), Features: map[string]int16{"a": 1}}
 	case 1:
@@ -237,8 +245,12 @@ func (g *generator) tier(now int64) command.Command {
 	case 0:
 		tp := g.partition()
 		f := g.fence(tp)
+		to := g.m.parts[tp].LogStart + record.Offset(rapid.IntRange(-1, 25).Draw(g.t, "raise"))
+		if rapid.Bool().Draw(g.t, "all remote") {
+			to = g.m.parts[tp].RemoteEnd
+		}
 		return &command.AdvanceLogStart{BrokerID: f.BrokerID, BrokerEpoch: f.BrokerEpoch, Partitions: []command.LogStartChange{{Partition: tp,
-			LeaderEpoch: f.LeaderEpoch, LogStart: g.m.parts[tp].LogStart + record.Offset(rapid.IntRange(-1, 25).Draw(g.t, "raise"))}}}
+			LeaderEpoch: f.LeaderEpoch, LogStart: to}}}
 	case 1, 2:
 		tp := g.partition()
 		p := g.m.parts[tp]
@@ -253,7 +265,11 @@ func (g *generator) tier(now int64) command.Command {
 		}
 		return c
 	case 3, 4:
-		id, ok := pick(g, "object", g.objects())
+		from := g.objects()
+		if !g.rarely("any state") {
+			from = slices.DeleteFunc(from, func(id uuid.UUID) bool { return g.m.objects[id].State != metadata.ObjectCopying })
+		}
+		id, ok := pick(g, "object", from)
 		if !ok {
 			id = g.uuid()
 		}
@@ -302,7 +318,7 @@ func TestAgainstModel(t *testing.T) {
 			seen = img
 		})
 		var log []Entry
-		for i := range rapid.IntRange(1, 80).Draw(t, "commands") {
+		for i := range rapid.IntRange(1, 120).Draw(t, "commands") {
 			index := uint64(i + 3)
 			cmd := g.next(index)
 			e := encode(t, index, cmd)
@@ -487,7 +503,7 @@ func TestCrash(t *testing.T) {
 		var log []Entry
 		var clones []*vfs.MemFS
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-		for i := range rapid.IntRange(1, 40).Draw(t, "commands") {
+		for i := range rapid.IntRange(1, 60).Draw(t, "commands") {
 			index := uint64(i + 1)
 			cmd := g.next(index)
 			e := encode(t, index, cmd)
