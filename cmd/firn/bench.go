@@ -43,7 +43,7 @@ type benchResult struct {
 
 func (a *app) printBench(r benchResult) error {
 	return a.print(r, func(w io.Writer) error {
-		fmt.Fprintf(w, "%s %s: %d records, %s in %.2f s with %d connections to %d partitions\n", r.Kind, r.Topic, r.Records, size(r.Bytes), r.Seconds, r.Connections, r.Partitions)
+		fmt.Fprintf(w, "%s %s: %s, %s in %.2f s with %s to %s\n", r.Kind, r.Topic, plural(int(r.Records), "record"), size(r.Bytes), r.Seconds, plural(r.Connections, "connection"), plural(r.Partitions, "partition"))
 		fmt.Fprintf(w, "  %.0f records/s   %s/s\n", r.RecordsPerSecond, size(int64(r.BytesPerSecond)))
 		if r.FirstRecordMs > 0 {
 			fmt.Fprintf(w, "  first record after %.1f ms\n", r.FirstRecordMs)

@@ -43,7 +43,7 @@ func (a *app) benchProduce() *cobra.Command {
 	f.IntVar(&o.recordBytes, "record-bytes", 1024, "size of a value")
 	f.IntVar(&o.keyBytes, "key-bytes", 0, "size of a key; 0 is no key")
 	f.Int32Var(&o.batchBytes, "batch-bytes", 16<<10, "largest batch")
-	f.IntVar(&o.inFlight, "in-flight", 5, "requests of a connection that wait for their acks")
+	f.IntVar(&o.inFlight, "in-flight", idempotentInFlight, "requests of a connection that wait for their acks; with acks=all other than 5 is not idempotent")
 	f.IntVar(&o.buffered, "buffered", 10_000, "records of a connection that wait to be sent")
 	f.DurationVar(&o.linger, "linger", 0, "how long a batch waits to fill")
 	f.StringVar(&o.acks, "acks", "all", "all, 1 or 0")
@@ -57,6 +57,9 @@ func (a *app) benchProduce() *cobra.Command {
 	a.complete(cmd, "config", completeConfigs)
 	return cmd
 }
+
+// idempotentInFlight is Kafka's limit for idempotent producers.
+const idempotentInFlight = 5
 
 func (o benchProduceOptions) check() error {
 	switch {
@@ -81,9 +84,15 @@ func (o benchProduceOptions) clientOptions() ([]kgo.Opt, error) {
 	if err != nil {
 		return nil, err
 	}
+	// An idempotent producer has five requests in flight, no more and no less.
+	if o.acks == "all" && o.inFlight != idempotentInFlight {
+		opts = append(opts, kgo.DisableIdempotentWrite())
+	}
+	if o.acks != "all" || o.inFlight != idempotentInFlight {
+		opts = append(opts, kgo.MaxProduceRequestsInflightPerBroker(o.inFlight))
+	}
 	return append(opts, kgo.ProducerBatchCompression(codec), kgo.ProducerBatchMaxBytes(o.batchBytes), kgo.ProducerLinger(o.linger),
-		kgo.MaxProduceRequestsInflightPerBroker(min(o.inFlight, 5)), kgo.MaxBufferedRecords(o.buffered),
-		kgo.RecordPartitioner(kgo.ManualPartitioner())), nil
+		kgo.MaxBufferedRecords(o.buffered), kgo.RecordPartitioner(kgo.ManualPartitioner())), nil
 }
 
 // payload is a pool of bytes that values are cut from at changing places, so

@@ -99,7 +99,8 @@ func (e *subjectError) Error() string {
 	if e.message != "" {
 		return fmt.Sprintf("%s%s (%s)", text, e.message, known.Message)
 	}
-	return fmt.Sprintf("%s%s (%s)", text, strings.ToLower(known.Description[:1])+known.Description[1:], known.Message)
+	words := strings.TrimSuffix(known.Description, ".")
+	return fmt.Sprintf("%s%s (%s)", text, strings.ToLower(words[:1])+words[1:], known.Message)
 }
 
 // refused wraps a broker's error; nil stays nil.

@@ -231,9 +231,9 @@ func groupEnds(ctx context.Context, admin *kadm.Client, topic string, o consumeO
 	if err != nil || !o.exit {
 		return nil, err
 	}
-	committed, err := admin.FetchOffsets(ctx, o.group)
+	committed, err := fetchOffsets(ctx, admin, o.group)
 	if err != nil {
-		return nil, refused("group "+o.group, err, "")
+		return nil, err
 	}
 	from := make(map[int32]int64, len(b.start))
 	for p := range b.start {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 func (a *app) groupCommand() *cobra.Command {
@@ -272,17 +273,27 @@ first. A place is ` + positionHelp + `.`,
 	return cmd
 }
 
+// fetchOffsets reads what a group has committed: nothing, for one that does not
+// exist. Kafka says so itself, some brokers answer GROUP_ID_NOT_FOUND.
+func fetchOffsets(ctx context.Context, admin *kadm.Client, group string) (kadm.OffsetResponses, error) {
+	committed, err := admin.FetchOffsets(ctx, group)
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return kadm.OffsetResponses{}, nil
+	}
+	return committed, refused("group "+group, err, "")
+}
+
 func planSeek(ctx context.Context, admin *kadm.Client, group string, topics []string, partitions []int32, where position) ([]seekLine, error) {
 	described, err := admin.DescribeGroups(ctx, group)
 	if err != nil {
 		return nil, fmt.Errorf("describe group %s: %w", group, err)
 	}
 	if n := len(described[group].Members); n > 0 {
-		return nil, fmt.Errorf("group %s has %d members, which would not notice: stop its consumers first", group, n)
+		return nil, fmt.Errorf("group %s has %s that would not notice: stop its consumers first", group, plural(n, "member"))
 	}
-	committed, err := admin.FetchOffsets(ctx, group)
+	committed, err := fetchOffsets(ctx, admin, group)
 	if err != nil {
-		return nil, refused("group "+group, err, "")
+		return nil, err
 	}
 	if len(topics) == 0 {
 		for topic := range committed {

@@ -59,9 +59,8 @@ func parsePosition(text string, now time.Time) (position, error) {
 			return position{kind: atTime, value: t.UnixMilli()}, nil
 		}
 	}
-	// An age is a rung of a ladder without its name.
-	if l, err := configdef.ParseTiers(configdef.HotTier + ":" + text); err == nil && l[0].UntilMs >= 0 {
-		return position{kind: atTime, value: now.UnixMilli() - l[0].UntilMs}, nil
+	if age, err := configdef.ParseAge(text); err == nil && age != configdef.Forever {
+		return position{kind: atTime, value: max(now.UnixMilli()-age, 0)}, nil
 	}
 	return position{}, fmt.Errorf("%q is no place in a topic: write %s", text, positionHelp)
 }

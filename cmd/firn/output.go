@@ -71,16 +71,26 @@ func yamlOf(value any) ([]byte, error) {
 // blockStyle undoes JSON's braces and quotes; text that looks like something
 // else keeps its quotes.
 func blockStyle(n *yaml.Node) {
-	if n.Kind != yaml.ScalarNode || n.Tag != "!!str" {
-		n.Style = 0
-	} else {
-		var plain yaml.Node
-		plain.SetString(n.Value)
-		n.Style = plain.Style
+	n.Style = 0
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		n.Style = textStyle(n.Value)
 	}
 	for _, child := range n.Content {
 		blockStyle(child)
 	}
+}
+
+// textStyle leaves the choice of quotes to the encoder of strings, which also
+// knows the words that older YAML takes for booleans (yes, off).
+func textStyle(s string) yaml.Style {
+	text, err := yaml.Marshal(s)
+	switch {
+	case err != nil || text[0] == '"' || text[0] == '\'':
+		return yaml.DoubleQuotedStyle
+	case text[0] == '|':
+		return yaml.LiteralStyle
+	}
+	return 0
 }
 
 // grid is a table of text. Columns whose cells are all numbers are aligned right.
@@ -100,11 +110,18 @@ func (g *grid) add(cells ...any) {
 func (g *grid) write(w io.Writer) error {
 	width, right := make([]int, len(g.header)), make([]bool, len(g.header))
 	for i, h := range g.header {
-		width[i], right[i] = utf8.RuneCountInString(h), len(g.rows) > 0
+		width[i] = utf8.RuneCountInString(h)
+		numbers, words := 0, 0
 		for _, row := range g.rows {
 			width[i] = max(width[i], utf8.RuneCountInString(row[i]))
-			right[i] = right[i] && looksNumeric(row[i])
+			switch {
+			case looksNumeric(row[i]):
+				numbers++
+			case row[i] != "-" && row[i] != "":
+				words++
+			}
 		}
+		right[i] = numbers > 0 && words == 0
 	}
 	var b strings.Builder
 	line := func(cells []string) {
@@ -129,14 +146,16 @@ func (g *grid) write(w io.Writer) error {
 }
 
 func looksNumeric(s string) bool {
-	if s == "-" || s == "" {
-		return true
+	s = strings.TrimPrefix(s, "-")
+	return s != "" && s[0] >= '0' && s[0] <= '9' && !strings.ContainsAny(s, ":,") && !strings.Contains(s, "..")
+}
+
+// plural counts things: 1 partition, 2 partitions.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
 	}
-	c := s[0]
-	if c == '-' && len(s) > 1 {
-		c = s[1]
-	}
-	return c >= '0' && c <= '9' && !strings.ContainsAny(s, ":,")
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // size writes bytes for people: 1.5 GiB.

@@ -206,10 +206,10 @@ func (a *app) produce(cmd *cobra.Command, topic string, o produceOptions) error 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := firstError(t.err, flushErr, readErr); err != nil {
-		return fmt.Errorf("%d records were written before: %w", t.result.Records, err)
+		return fmt.Errorf("after %s: %w", plural(int(t.result.Records), "record"), err)
 	}
 	return a.print(t.result, func(io.Writer) error {
-		a.note("wrote %d records, %s, to %s", t.result.Records, size(t.result.Bytes), topic)
+		a.note("wrote %s, %s, to %s", plural(int(t.result.Records), "record"), size(t.result.Bytes), topic)
 		return nil
 	})
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -31,8 +32,11 @@ type topicLine struct {
 	Internal          bool   `json:"internal"`
 }
 
+// topicID writes an id as Kafka's tools do: 22 characters of base64url.
+func topicID(id kadm.TopicID) string { return base64.RawURLEncoding.EncodeToString(id[:]) }
+
 func lineOf(t kadm.TopicDetail) topicLine {
-	return topicLine{Name: t.Topic, ID: t.ID.String(), Partitions: len(t.Partitions), ReplicationFactor: t.Partitions.NumReplicas(), Internal: t.IsInternal}
+	return topicLine{Name: t.Topic, ID: topicID(t.ID), Partitions: len(t.Partitions), ReplicationFactor: t.Partitions.NumReplicas(), Internal: t.IsInternal}
 }
 
 func (a *app) topicList() *cobra.Command {
@@ -176,7 +180,7 @@ func writeTopics(w io.Writer, described []topicDescription) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		fmt.Fprintf(w, "Topic %s  id %s  %d partitions  %d replicas\n", d.Name, d.ID, d.Partitions, d.ReplicationFactor)
+		fmt.Fprintf(w, "Topic %s  id %s  %s  %s\n", d.Name, d.ID, plural(d.Partitions, "partition"), plural(d.ReplicationFactor, "replica"))
 		if d.Tiers != "" {
 			fmt.Fprintf(w, "Tiers %s\n", d.Tiers)
 		}
@@ -269,7 +273,7 @@ func (a *app) reportCreated(responses kadm.CreateTopicResponses, configs map[str
 		err := refused("topic "+r.Topic, r.Err, r.ErrMessage)
 		switch {
 		case err == nil:
-			created = append(created, topicLine{Name: r.Topic, ID: r.ID.String(), Partitions: int(r.NumPartitions), ReplicationFactor: int(r.ReplicationFactor)})
+			created = append(created, topicLine{Name: r.Topic, ID: topicID(r.ID), Partitions: int(r.NumPartitions), ReplicationFactor: int(r.ReplicationFactor)})
 		case ifNotExists && isExisting(r.Err):
 			a.note("topic %s exists already", r.Topic)
 		default:
@@ -282,7 +286,7 @@ func (a *app) reportCreated(responses kadm.CreateTopicResponses, configs map[str
 	}
 	return errors.Join(append(failures, a.print(created, func(w io.Writer) error {
 		for _, t := range created {
-			if _, err := fmt.Fprintf(w, "%s topic %s with %d partitions, %d replicas\n", verb, t.Name, t.Partitions, t.ReplicationFactor); err != nil {
+			if _, err := fmt.Fprintf(w, "%s topic %s with %s, %s\n", verb, t.Name, plural(t.Partitions, "partition"), plural(t.ReplicationFactor, "replica")); err != nil {
 				return err
 			}
 		}
@@ -370,7 +374,7 @@ func (a *app) alterTopic(ctx context.Context, admin *kadm.Client, name string, c
 				return err
 			}
 		}
-		done = append(done, fmt.Sprintf("%d partitions", partitions))
+		done = append(done, plural(partitions, "partition"))
 	}
 	return a.print(map[string]any{"topic": name, "changed": done}, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "altered topic %s: %s\n", name, strings.Join(done, "; "))

@@ -57,7 +57,7 @@ func ParseTiers(value string) (Ladder, error) {
 		if err := checkRungName(ladder, i, name); err != nil {
 			return nil, err
 		}
-		ms, err := parseAge(age)
+		ms, err := ParseAge(age)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", part, err)
 		}
@@ -95,8 +95,9 @@ func checkRungAge(above Ladder, parts []string, i int, ms int64) error {
 	return nil
 }
 
-// parseAge reads a number with a unit, or "forever".
-func parseAge(s string) (int64, error) {
+// ParseAge reads a number with a unit (ms, s, m, h, d, w, y) as ms, or "forever"
+// as [Forever].
+func ParseAge(s string) (int64, error) {
 	if s == "forever" {
 		return Forever, nil
 	}
