@@ -19,14 +19,14 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// driveProduce sends 16 KiB Produce requests with depth in flight and waits for
+// driveProduce sends Produce requests of size with depth in flight and waits for
 // the answers. It reports the CPU of the whole process, client included, so
 // that two servers compare by difference.
-func driveProduce(b *testing.B, addr string, depth int) {
+func driveProduce(b *testing.B, addr string, size, depth int) {
 	nc, err := net.Dial("tcp", addr)
 	require.NoError(b, err)
 	defer nc.Close()
-	request := frame(1, produce(-1, make([]byte, 16<<10)))
+	request := frame(1, produce(-1, make([]byte, size)))
 	var burst []byte
 	for range depth {
 		burst = append(burst, request...)
@@ -76,7 +76,7 @@ func bareServer(b *testing.B) string {
 			}
 			go func() {
 				defer nc.Close()
-				buf := make([]byte, 64<<10)
+				buf := make([]byte, 256<<10)
 				for {
 					if _, err := io.ReadFull(nc, buf[:4]); err != nil {
 						return
@@ -103,13 +103,13 @@ func wireServer(b *testing.B, h handlerFunc) string {
 func BenchmarkProduce(b *testing.B) {
 	inline := func(r *Request) { r.Reply(produceAnswer()) }
 	later := func(r *Request) { go r.Reply(produceAnswer()) }
-	for _, depth := range []struct {
-		name string
-		n    int
-	}{{"depth=1", 1}, {"depth=5", 5}} {
-		b.Run("bare/"+depth.name, func(b *testing.B) { driveProduce(b, bareServer(b), depth.n) })
-		b.Run("inline/"+depth.name, func(b *testing.B) { driveProduce(b, wireServer(b, inline), depth.n) })
-		b.Run("later/"+depth.name, func(b *testing.B) { driveProduce(b, wireServer(b, later), depth.n) })
+	for _, load := range []struct {
+		name        string
+		size, depth int
+	}{{"16KiB/depth=1", 16 << 10, 1}, {"16KiB/depth=5", 16 << 10, 5}, {"192KiB/depth=2", 192 << 10, 2}} {
+		b.Run("bare/"+load.name, func(b *testing.B) { driveProduce(b, bareServer(b), load.size, load.depth) })
+		b.Run("inline/"+load.name, func(b *testing.B) { driveProduce(b, wireServer(b, inline), load.size, load.depth) })
+		b.Run("later/"+load.name, func(b *testing.B) { driveProduce(b, wireServer(b, later), load.size, load.depth) })
 	}
 }
 

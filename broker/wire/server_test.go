@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -375,6 +376,7 @@ func TestAPIVersionsFallback(t *testing.T) {
 		name, version := r.Conn.ClientSoftware()
 		require.Equal(t, "lib 1.2", name+" "+version)
 		resp := kmsg.NewPtrApiVersionsResponse()
+		resp.ErrorCode = 7
 		r.Reply(resp)
 	}, nil)
 	c := ts.dial()
@@ -391,6 +393,7 @@ func TestAPIVersionsFallback(t *testing.T) {
 	req.ClientSoftwareName = "lib"
 	resp.Version = 3
 	c.receive(c.send(req), resp)
+	require.Equal(t, int16(7), resp.ErrorCode, "behind a header without tags")
 }
 
 func TestRefusedFramesCloseWithoutAnswer(t *testing.T) {
@@ -739,6 +742,67 @@ func TestBudgetExhaustionIsBackPressure(t *testing.T) {
 	require.Positive(t, ts.Stats().MemoryWaits)
 	require.Less(t, inUse, int64(1<<20+3<<20), "one frame over the budget at most")
 	ts.eventually(func(s Stats) bool { return s.Memory == 0 })
+}
+
+// A frame larger than the whole budget still passes, alone.
+func TestFrameLargerThanBudget(t *testing.T) {
+	ts := start(t, func(r *Request) { r.Reply(produceAnswer()) }, func(o *Options) { o.MemoryBudget = 1 })
+	var clients sync.WaitGroup
+	for range 3 {
+		c := ts.dial()
+		clients.Go(func() {
+			for i := range int32(3) {
+				if _, err := c.nc.Write(frame(i, produce(-1, make([]byte, 1<<20)))); err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := c.readFrame(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+}
+
+// A client library that knows more than we do speaks with us.
+func TestFranzGoConnects(t *testing.T) {
+	var ts *testServer
+	ts = start(t, func(r *Request) {
+		switch r.Body.(type) {
+		case *kmsg.ApiVersionsRequest:
+			resp := kmsg.NewPtrApiVersionsResponse()
+			for key := range int16(maxKey) {
+				if a, ok := ts.opts.Table.Lookup(key); ok {
+					k := kmsg.NewApiVersionsResponseApiKey()
+					k.ApiKey, k.MinVersion, k.MaxVersion = key, a.Min, a.Max
+					resp.ApiKeys = append(resp.ApiKeys, k)
+				}
+			}
+			r.Reply(resp)
+		case *kmsg.MetadataRequest:
+			resp := kmsg.NewPtrMetadataResponse()
+			b := kmsg.NewMetadataResponseBroker()
+			addr := r.Conn.LocalAddr()
+			b.Host, b.Port = addr.Addr().String(), int32(addr.Port())
+			resp.Brokers = append(resp.Brokers, b)
+			r.Reply(resp)
+		default:
+			r.CloseConn(fmt.Errorf("unexpected key %d", r.Key))
+		}
+	}, func(o *Options) {
+		var err error
+		o.Table, err = NewTable(API{Key: 18, Max: 2}, API{Key: 3, Max: 12})
+		require.NoError(t, err)
+	})
+	client, err := kgo.NewClient(kgo.SeedBrokers(ts.Addr("PLAINTEXT").String()))
+	require.NoError(t, err)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, client.Ping(ctx))
+	require.GreaterOrEqual(t, ts.Stats().Requests[18], uint64(2), "asked above our maximum, then again")
 }
 
 // A frame's memory follows its bytes, not the length it claims.
