@@ -2,13 +2,14 @@
 // docs/format/bucket-layout.md. Nothing else makes or reads keys.
 //
 //	<prefix>/<cluster id>/data/<2 hex>/<uuid>   segment objects
-//	<prefix>/<cluster id>/owner                 who may delete
+//	<prefix>/<cluster id>/owner/<generation>    who may delete
 package layout
 
 import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -42,8 +43,21 @@ func New(prefix, clusterID string) (Layout, error) {
 // DataPrefix is what the keys of all segment objects begin with, and no other.
 func (l Layout) DataPrefix() string { return l.root + "data/" }
 
-// Owner is the key of the ownership object.
-func (l Layout) Owner() string { return l.root + "owner" }
+// OwnerPrefix is what the keys of all claims begin with, and no other.
+func (l Layout) OwnerPrefix() string { return l.root + "owner/" }
+
+// Owner is the key of a generation's claim: 19 decimal digits, so that keys
+// sort by generation.
+func (l Layout) Owner(generation int64) string {
+	return fmt.Sprintf("%s%019d", l.OwnerPrefix(), generation)
+}
+
+// ParseOwner is the inverse of Owner, false for any other key.
+func (l Layout) ParseOwner(key string) (generation int64, ok bool) {
+	digits, ok := strings.CutPrefix(key, l.OwnerPrefix())
+	generation, err := strconv.ParseInt(digits, 10, 64)
+	return generation, ok && err == nil && generation > 0 && l.Owner(generation) == key
+}
 
 // Object is the key of the segment object with this id. The two hex digits
 // before it spread the objects over the store's partitions, and over

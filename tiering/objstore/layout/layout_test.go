@@ -16,7 +16,14 @@ func TestKeys(t *testing.T) {
 	l, err := layout.New("team/firn", "q-Fn0XJmTHeZ1cZ_yNe4gA")
 	require.NoError(t, err)
 	require.Equal(t, "team/firn/q-Fn0XJmTHeZ1cZ_yNe4gA/data/de/0192a3b4-c5d6-7e8f-9012-3456789abcde", l.Object(id))
-	require.Equal(t, "team/firn/q-Fn0XJmTHeZ1cZ_yNe4gA/owner", l.Owner())
+	require.Equal(t, "team/firn/q-Fn0XJmTHeZ1cZ_yNe4gA/owner/0000000000000000012", l.Owner(12))
+	generation, ok := l.ParseOwner(l.Owner(12))
+	require.True(t, ok)
+	require.EqualValues(t, 12, generation)
+	for _, bad := range []string{l.OwnerPrefix(), l.OwnerPrefix() + "12", l.Owner(0), l.Owner(5) + "1", "x", l.OwnerPrefix() + "-000000000000000012"} {
+		_, ok := l.ParseOwner(bad)
+		require.False(t, ok, bad)
+	}
 	got, ok := l.ParseObject(l.Object(id))
 	require.True(t, ok)
 	require.Equal(t, id, got)
