@@ -58,6 +58,8 @@ type File struct {
 	f       vfs.File
 	refs    int
 	removed bool
+	// replaced are descriptors of earlier files of that path, see reopen.
+	replaced []vfs.File
 	elem    *list.Element // place in cache.idle, nil while referenced or closed
 }
 
@@ -163,6 +165,9 @@ func (f *File) Release() {
 		panic("segment: File released more often than acquired: " + f.path)
 	}
 	var victims []vfs.File
+	if f.refs == 0 {
+		victims, f.replaced = f.replaced, nil
+	}
 	if f.refs == 0 && f.f != nil {
 		if f.removed {
 			victims = append(victims, f.f)
@@ -170,7 +175,7 @@ func (f *File) Release() {
 			c.open--
 		} else {
 			f.elem = c.idle.PushFront(f)
-			victims = c.evictLocked()
+			victims = append(victims, c.evictLocked()...)
 		}
 	}
 	c.mu.Unlock()

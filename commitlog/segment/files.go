@@ -134,23 +134,28 @@ func copyPrefix(fs vfs.FS, f vfs.File, path string, size int64) error {
 	if n, err := f.ReadAt(b, 0); err != nil && n < len(b) {
 		return noEOF(err)
 	}
-	return WriteFile(fs, path, b, true)
+	if err := WriteFile(fs, path, b, true); err != nil {
+		return err
+	}
+	// What is written later goes to the new file: its name must last.
+	return SyncDir(fs, fs.PathDir(path))
 }
 
 // reopen replaces the descriptor of a referenced file after the file at its
 // path was replaced.
 //
-// REQUIRES: a reference is held and nobody else uses the file.
+// The old one closes with the last reference, for others may be using it.
+//
+// REQUIRES: a reference is held.
 func (f *File) reopen() error {
 	open, err := f.fs.OpenReadWrite(f.path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return fmt.Errorf("segment: open %s: %w", f.path, err)
 	}
 	f.cache.mu.Lock()
-	old := f.f
+	f.replaced = append(f.replaced, f.f)
 	f.f = open
 	f.cache.mu.Unlock()
-	closeAll([]vfs.File{old})
 	return nil
 }
 
