@@ -66,7 +66,7 @@ func (s *shard) commit(req *CommitRequest, done func(CommitResponse), t *turn) {
 	if g == nil {
 		g = s.create(req.Group, t) // a simple group
 	}
-	w := &write{group: g, records: make([]Record, len(list)), deadline: t.now.Add(s.c.cfg.OffsetCommitTimeout)}
+	w := &write{group: g, records: make([]Record, len(list))}
 	for i := range list {
 		w.records[i] = offsetRecord(g.classic.id, list[i].topic, list[i].partition, &list[i].committed)
 	}
@@ -88,10 +88,7 @@ func (s *shard) commit(req *CommitRequest, done func(CommitResponse), t *turn) {
 		}
 		t.answer(func() { done(resp) })
 	}
-	if key := (timerKey{kind: timerWrites}); !s.timers.armed(key) {
-		s.timers.set(key, w.deadline)
-	}
-	s.enqueue(w)
+	s.enqueue(w, t)
 }
 
 func (s *shard) fetch(req *FetchRequest, done func(FetchResponse), t *turn) {

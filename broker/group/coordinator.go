@@ -21,7 +21,9 @@ type Log interface {
 	// in the log and will not be; slowness is no error. Append must not block.
 	Append(partition int32, epoch record.Epoch, batch []byte, done func(base record.Offset, err error))
 	// Scan calls fn with every batch from the log's start to its high
-	// watermark. A batch is valid during the call only.
+	// watermark. A leader whose watermark has not yet reached what it had when
+	// it began to lead must wait for that, or acked commits would be missed. A
+	// batch is valid during the call only.
 	Scan(ctx context.Context, partition int32, fn func(*record.Batch) error) error
 }
 

@@ -246,6 +246,42 @@ func TestCommitTimeout(t *testing.T) {
 	})
 }
 
+// An assignment that does not get into the log in time is taken back: its
+// members join again rather than wait without end.
+func TestAssignmentTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newFakeLog()
+		c := newCoordinator(t, log, nil)
+		defer c.Close()
+		lead(c)
+		j := ask(func(done func(JoinResponse)) { c.Join(joinRequest("g", "", "t"), done) })
+		time.Sleep(time.Nanosecond)
+		member := j.get(t).MemberID
+		sync := func(generation int32) *answer[SyncResponse] {
+			return ask(func(done func(SyncResponse)) {
+				c.Sync(&SyncRequest{Group: "g", MemberID: member, Generation: generation, Assignments: []Assignment{{member, []byte("x")}}}, done)
+			})
+		}
+		log.setHold(true)
+		first := sync(1)
+		time.Sleep(5*time.Second - time.Millisecond)
+		first.waits(t)
+		time.Sleep(time.Millisecond)
+		require.Equal(t, kerr.CoordinatorNotAvailable, first.get(t).Err)
+		again := ask(func(done func(JoinResponse)) { c.Join(joinRequest("g", member, "t"), done) }).get(t)
+		require.EqualValues(t, 2, again.Generation)
+		second := sync(2)
+		second.waits(t)
+		log.setHold(false)
+		log.release()
+		require.NoError(t, second.get(t).Err)
+		memory := dump(c)
+		restarted := reload(t, log)
+		defer restarted.Close()
+		require.Equal(t, memory, dump(restarted))
+	})
+}
+
 func TestResignAnswersEveryone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newFakeLog()

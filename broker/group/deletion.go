@@ -11,7 +11,7 @@ import (
 // group. Memory follows piece by piece; done gets the first error.
 //
 // REQUIRES: runs alone (see within), and g has no write in flight.
-func (s *shard) erase(g *group, partitions []topicPartition, whole bool, done func(err error, t *turn)) {
+func (s *shard) erase(g *group, partitions []topicPartition, whole bool, t *turn, done func(err error, t *turn)) {
 	id := g.classic.id
 	g.alone = true
 	var failed error
@@ -43,7 +43,7 @@ func (s *shard) erase(g *group, partitions []topicPartition, whole bool, done fu
 			}
 			done(failed, t)
 		}
-		s.enqueue(w)
+		s.enqueue(w, t)
 		w = &write{group: g}
 	}
 	size := record.HeaderSize
@@ -81,7 +81,7 @@ func (s *shard) deleteGroup(id string, done func(error), t *turn) {
 		return
 	}
 	every := s.offsets.of(id).partitionsWhere(func(string, committed) bool { return true })
-	s.erase(g, every, true, func(err error, t *turn) {
+	s.erase(g, every, true, t, func(err error, t *turn) {
 		if err != nil {
 			err = appendError(err)
 		}
@@ -129,7 +129,7 @@ func (s *shard) deleteOffsets(req *DeleteOffsetsRequest, done func(DeleteOffsets
 		t.answer(func() { done(resp) })
 		return
 	}
-	s.erase(g, gone, false, func(err error, t *turn) {
+	s.erase(g, gone, false, t, func(err error, t *turn) {
 		if err != nil {
 			resp = DeleteOffsetsResponse{Err: appendError(err)}
 		}
@@ -156,7 +156,7 @@ func (s *shard) topicDeleted(d deletedTopic, t *turn) {
 				return topic == d.name && c.isOf(d.id)
 			})
 			if g != nil && len(gone) > 0 && s.phase == active {
-				s.erase(g, gone, false, s.logErased("deleted topic's", id, len(gone)))
+				s.erase(g, gone, false, t, s.logErased("deleted topic's", id, len(gone)))
 			}
 		})
 	}
@@ -186,7 +186,7 @@ func (s *shard) expireOffsets(t *turn) {
 		}
 		whole := left == 0 && len(o.open) == 0 && g.classic.state == Empty && len(g.classic.pending) == 0
 		if whole || len(kept) > 0 {
-			s.erase(g, kept, whole, s.logErased("expired", id, len(kept)))
+			s.erase(g, kept, whole, t, s.logErased("expired", id, len(kept)))
 		}
 	}
 	s.timers.set(timerKey{kind: timerRetention}, t.now.Add(s.c.cfg.OffsetsRetentionCheckInterval))

@@ -64,7 +64,8 @@ type write struct {
 	size    int
 	// done gets the offset of the first record. Called once, under the lock.
 	done func(base record.Offset, err error, t *turn)
-	// late, where not nil, answers at the deadline; done still follows.
+	// late, where not nil, is called at the deadline, once; done still follows,
+	// and finds late nil.
 	late     func(t *turn)
 	deadline time.Time
 }
@@ -171,17 +172,39 @@ func (s *shard) apply(g *group, out *effects, t *turn) {
 		case stopTimer:
 			s.timers.stop(e.key)
 		case persist:
-			s.enqueue(&write{group: g, records: []Record{e.record}, done: func(_ record.Offset, err error, t *turn) {
-				var out effects
-				g.classic.persisted(&e.note, err, t.now, &out)
-				s.apply(g, &out, t)
-			}})
+			s.persist(g, e, t)
 		}
 	}
 }
 
+// persist writes a group's record and tells the group how it went. A record
+// that takes too long counts as failed, so that members do not wait without
+// end; should it land all the same, the group's next one supersedes it.
+func (s *shard) persist(g *group, p persist, t *turn) {
+	outcome := func(err error, t *turn) {
+		var out effects
+		g.classic.persisted(&p.note, err, t.now, &out)
+		s.apply(g, &out, t)
+	}
+	w := &write{group: g, records: []Record{p.record}}
+	w.late = func(t *turn) { outcome(kerr.RequestTimedOut, t) }
+	w.done = func(_ record.Offset, err error, t *turn) {
+		if w.late != nil {
+			w.late = nil
+			outcome(err, t)
+		}
+	}
+	s.enqueue(w, t)
+}
+
 // enqueue hands a write to the next batch.
-func (s *shard) enqueue(w *write) {
+func (s *shard) enqueue(w *write, t *turn) {
+	if w.late != nil {
+		w.deadline = t.now.Add(s.c.cfg.OffsetCommitTimeout)
+		if key := (timerKey{kind: timerWrites}); !s.timers.armed(key) {
+			s.timers.set(key, w.deadline)
+		}
+	}
 	for i := range w.records {
 		w.size += w.records[i].size()
 	}
@@ -298,7 +321,7 @@ func (s *shard) expire(key timerKey, t *turn) {
 	}
 }
 
-// answerLate answers the commits whose record takes too long.
+// answerLate tells those whose record takes too long.
 func (s *shard) answerLate(t *turn) {
 	var next time.Time
 	for _, list := range [2][]*write{s.flight, s.queue} {
@@ -306,8 +329,9 @@ func (s *shard) answerLate(t *turn) {
 			switch {
 			case w.late == nil:
 			case !w.deadline.After(t.now):
-				w.late(t)
+				late := w.late
 				w.late = nil
+				late(t)
 			case next.IsZero():
 				next = w.deadline
 			}

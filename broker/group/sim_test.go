@@ -328,11 +328,16 @@ func simulate(t *testing.T, seed uint64) {
 		return rng.IntN(n)
 	}
 	s := &sim{t: t, log: newFakeLog(), stop: make(chan struct{}), owners: map[int32]map[string]string{}}
-	s.log.latency = func() time.Duration { return time.Duration(1+draw(200)) * time.Millisecond }
 	isCalm := func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.calm
+	}
+	s.log.latency = func() time.Duration {
+		if !isCalm() && draw(30) == 0 { // around offset.commit.timeout.ms
+			return time.Duration(4000+draw(4000)) * time.Millisecond
+		}
+		return time.Duration(1+draw(200)) * time.Millisecond
 	}
 	s.log.fail = func() error {
 		if !isCalm() && draw(15) == 0 {
