@@ -113,6 +113,86 @@ func BenchmarkProduce(b *testing.B) {
 	}
 }
 
+// BenchmarkSendFile compares an answer with a megabyte of a file with a loop of
+// sendfile over the same bytes.
+func BenchmarkSendFile(b *testing.B) {
+	const fileSize, answerSize = 64 << 20, 1 << 20
+	_, file := randomFile(b, fileSize)
+	fetch := func(b *testing.B, addr string) {
+		nc, err := net.Dial("tcp", addr)
+		require.NoError(b, err)
+		defer nc.Close()
+		request := frame(1, heartbeat("fetch"))
+		sink := make([]byte, 256<<10)
+		b.SetBytes(answerSize)
+		b.ReportAllocs()
+		before := cpuTime(b)
+		b.ResetTimer()
+		for range b.N {
+			_, err := nc.Write(request)
+			require.NoError(b, err)
+			_, err = io.ReadFull(nc, sink[:4])
+			require.NoError(b, err)
+			for left := int(binary.BigEndian.Uint32(sink)); left > 0; {
+				n, err := nc.Read(sink[:min(left, len(sink))])
+				require.NoError(b, err)
+				left -= n
+			}
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N), "cpu-ns/op")
+	}
+	b.Run("bare", func(b *testing.B) {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(b, err)
+		defer ln.Close()
+		go func() {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			defer nc.Close()
+			raw, err := nc.(*net.TCPConn).SyscallConn()
+			if err != nil {
+				return
+			}
+			buf := make([]byte, 100)
+			head := binary.BigEndian.AppendUint32(nil, answerSize)
+			for i := 0; ; i++ {
+				if _, err := nc.Read(buf); err != nil {
+					return
+				}
+				if _, err := nc.Write(head); err != nil {
+					return
+				}
+				off, left := int64(i%64)<<20, answerSize
+				err := raw.Write(func(fd uintptr) bool {
+					for left > 0 {
+						n, err := unix.Sendfile(int(fd), int(file.Fd()), &off, left)
+						if err != nil {
+							return err != unix.EAGAIN
+						}
+						left -= n
+					}
+					return true
+				})
+				if err != nil {
+					return
+				}
+			}
+		}()
+		fetch(b, ln.Addr().String())
+	})
+	i := 0
+	h := func(r *Request) {
+		i++
+		r.ReplyRaw(&Payload{Sections: []Section{
+			{Bytes: []byte("partition")}, {Range: FileRange{File: file, Off: int64(i%64) << 20, Len: answerSize}},
+		}})
+	}
+	b.Run("wire", func(b *testing.B) { fetch(b, wireServer(b, h)) })
+}
+
 func BenchmarkDecodeProduce(b *testing.B) {
 	e := fullTable(b).entry(keyProduce)
 	body := produce(-1, make([]byte, 16<<10)).AppendTo(nil)

@@ -23,6 +23,8 @@
 //     connections never wait for each other's half-read frames;
 //   - the reader goroutine of a connection closes it, after its writer ended.
 //
-// Lock order: Server.mu and Conn.mu are leaves, never held together, and no
-// lock is held across a read, a write or a call of the Handler.
+// Lock order: Server.mu, Conn.mu and budget.mu are leaves, never held together,
+// and no lock is held across a read, a write or a call of the Handler.
+//
+// The package needs Linux: sendfile, MSG_MORE and POLLRDHUP.
 package wire

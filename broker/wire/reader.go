@@ -108,7 +108,7 @@ func (c *Conn) serve() error {
 			return err
 		}
 		if c.closing.Load() {
-			return refuse(closedByHandler, "closed by a handler")
+			return &closeError{closedByHandler, errByHandler}
 		}
 		if err := c.handle(frame); err != nil {
 			return err
@@ -399,6 +399,7 @@ func (c *Conn) reserve(n int, midFrame bool) error {
 	}
 	if err != nil {
 		b.abandon(w)
+		b.frameDone(c) // it may have become the overdrawer
 		return err
 	}
 	if midFrame {

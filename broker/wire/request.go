@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"runtime/debug"
 
@@ -124,8 +125,15 @@ func (r *Request) ReplyRaw(p *Payload) {
 func (r *Request) ReplyNone() { r.finish(answer{}) }
 
 // CloseConn closes the connection in place of an answer, once earlier requests
-// were answered. err, not nil, says why; it is logged.
-func (r *Request) CloseConn(err error) { r.finish(answer{close: err}) }
+// were answered. err says why; it is logged.
+func (r *Request) CloseConn(err error) {
+	if err == nil {
+		err = errByHandler
+	}
+	r.finish(answer{close: err})
+}
+
+var errByHandler = errors.New("closed by the handler")
 
 // DoneWithBody gives the frame's buffer back before the answer: Body must not
 // be touched any more. Every answer implies it.
