@@ -7,13 +7,16 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/config"
@@ -700,4 +703,49 @@ func TestJoinWaitsForOthers(t *testing.T) {
 	require.True(t, back.SkipAssignment)
 	require.Len(t, back.Members, 2)
 	require.EqualValues(t, 2, back.Generation)
+}
+
+// An admin client that knows nothing of us works with groups.
+func TestGroupsWithKadm(t *testing.T) {
+	b := startGroups(t)
+	b.lead()
+	b.meta.addTopic(offsetsTopic, 1)
+	b.meta.edit(func(e *metadata.Editor) {
+		at := netip.MustParseAddrPort(b.addr)
+		e.PutBroker(&metadata.Broker{ID: 1, Endpoints: []metadata.Endpoint{{Listener: "PLAINTEXT", Host: at.Addr().String(), Port: int32(at.Port())}}})
+	})
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.addr))
+	require.NoError(t, err)
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+
+	var offsets kadm.Offsets
+	offsets.Add(kadm.Offset{Topic: "t", Partition: 2, At: 42, LeaderEpoch: 3, Metadata: "m"})
+	require.NoError(t, adm.CommitAllOffsets(ctx, "g", offsets))
+	got, err := adm.FetchOffsets(ctx, "g")
+	require.NoError(t, err)
+	o, ok := got.Lookup("t", 2)
+	require.True(t, ok)
+	require.EqualValues(t, 42, o.At)
+	require.Equal(t, "m", o.Metadata)
+	listed, err := adm.ListGroups(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []string{"g"}, listed.Groups())
+	described, err := adm.DescribeGroups(ctx, "g")
+	require.NoError(t, err)
+	require.Equal(t, "Empty", described["g"].State)
+	many := adm.FetchManyOffsets(ctx, "g", "h")
+	require.NoError(t, many.Error())
+	var gone kadm.TopicsSet
+	gone.Add("t", 2)
+	deleted, err := adm.DeleteOffsets(ctx, "g", gone)
+	require.NoError(t, err)
+	require.NoError(t, deleted.Error())
+	_, err = adm.DeleteGroup(ctx, "g")
+	require.NoError(t, err)
+	listed, err = adm.ListGroups(ctx)
+	require.NoError(t, err)
+	require.Empty(t, listed)
 }
