@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/wire"
+	"github.com/firnlog/firn/metadata"
 )
 
 // clientSoftware is what KIP-511 allows as a client's name and version.
@@ -43,7 +44,7 @@ func (s *Server) apiVersions(r *wire.Request, req *kmsg.ApiVersionsRequest) {
 	if r.Version >= 3 {
 		r.Conn.SetClientSoftware(req.ClientSoftwareName, req.ClientSoftwareVersion)
 	}
-	resp.ApiKeys = advertisedKeys()
+	resp.ApiKeys = s.advertised
 	img := s.Meta.Image()
 	// Java keeps the features of the highest epoch it has seen, so the epoch must
 	// be the same on all brokers and never go back.
@@ -86,6 +87,15 @@ func Features() map[string]int16 {
 	m := make(map[string]int16, len(features))
 	for _, f := range features {
 		m[f.name] = f.atMake
+	}
+	return m
+}
+
+// SupportedFeatures returns the ranges that this broker registers with.
+func SupportedFeatures() map[string]metadata.VersionRange {
+	m := make(map[string]metadata.VersionRange, len(features))
+	for _, f := range features {
+		m[f.name] = metadata.VersionRange{Min: f.min, Max: f.max}
 	}
 	return m
 }

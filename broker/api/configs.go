@@ -193,7 +193,7 @@ func (s *Server) incrementalAlterConfigs(r *wire.Request, req *kmsg.IncrementalA
 func (s *Server) alter(ctx context.Context, all []configChange, validateOnly bool) {
 	img := s.Meta.Image()
 	refuseRepeated(all)
-	cmd := &command.AlterConfigs{Request: command.Request{ID: uuid.New()}}
+	cmd := &command.AlterConfigs{Request: command.Request{RequestID: uuid.New()}}
 	var slots []int
 	for i := range all {
 		if all[i].err != nil {

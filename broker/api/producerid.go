@@ -39,7 +39,7 @@ func (p *producerIDs) take(ctx context.Context, s *Server) (int64, error) {
 		return 0, kerr.CoordinatorLoadInProgress
 	}
 	res, err := s.Meta.Propose(ctx, &command.AllocateProducerIDs{
-		Request: command.Request{ID: uuid.New()}, BrokerID: s.nodeID(), BrokerEpoch: self.Epoch})
+		Request: command.Request{RequestID: uuid.New()}, BrokerID: s.nodeID(), BrokerEpoch: self.Epoch})
 	if err != nil {
 		return 0, fmt.Errorf("%w: producer id block: %w", kerr.CoordinatorNotAvailable, err)
 	}

@@ -43,9 +43,10 @@ type Options struct {
 // Server answers Kafka requests. It is a wire.Handler.
 type Server struct {
 	Options
-	routes map[int16]*route
-	ids    producerIDs
-	topics topicMaker
+	routes     map[int16]*route
+	advertised []kmsg.ApiVersionsResponseApiKey
+	ids        producerIDs
+	topics     topicMaker
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -54,9 +55,10 @@ type Server struct {
 
 // New returns a server for the routes of table.go.
 func New(o Options) *Server {
-	s := &Server{Options: o, routes: make(map[int16]*route, len(routes))}
-	for i := range routes {
-		s.routes[routes[i].key] = &routes[i]
+	all := routes()
+	s := &Server{Options: o, routes: make(map[int16]*route, len(all)), advertised: advertise(all)}
+	for i := range all {
+		s.routes[all[i].key] = &all[i]
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.topics = topicMaker{s: s, making: make(map[string]struct{})}
@@ -90,7 +92,7 @@ func on[T kmsg.Request](f func(*Server, *wire.Request, T)) func(*Server, *wire.R
 }
 
 // nodeID is this broker's id.
-func (s *Server) nodeID() int32 { return s.Config.NodeID }
+func (s *Server) nodeID() int32 { return s.Config.ID }
 
 // topicRef finds a topic by id where one is given, by name otherwise.
 func topicRef(img *metadata.Image, name string, id record.TopicID) *metadata.Topic {

@@ -16,7 +16,6 @@ import (
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/configdef"
-	"github.com/firnlog/firn/metadata/controller"
 	"github.com/firnlog/firn/record"
 )
 
@@ -105,7 +104,7 @@ func assignmentOf(rt *kmsg.CreateTopicsRequestTopic) ([][]int32, error) {
 // spec gets its id or error.
 func (s *Server) makeTopics(ctx context.Context, specs []topicSpec, validateOnly bool) {
 	img := s.Meta.Image()
-	cmd := &command.CreateTopics{Request: command.Request{ID: uuid.New()}, Time: time.Now().UnixMilli()}
+	cmd := &command.CreateTopics{Request: command.Request{RequestID: uuid.New()}, Time: time.Now().UnixMilli()}
 	var made []*topicSpec
 	for i := range specs {
 		spec := &specs[i]
@@ -191,7 +190,7 @@ func (s *Server) completeSpec(img *metadata.Image, spec *topicSpec) error {
 	case spec.replication <= 0:
 		return &withCode{kerr.InvalidReplicationFactor, fmt.Errorf("replication factor %d must be larger than 0, or -1 for the default", spec.replication)}
 	}
-	placed, err := controller.Place(img, int(spec.partitions), int(spec.replication))
+	placed, err := place(img, int(spec.partitions), int(spec.replication))
 	if err != nil {
 		return &withCode{kerr.InvalidReplicationFactor, fmt.Errorf("unable to replicate the partition %d time(s): %w", spec.replication, err)}
 	}
@@ -288,7 +287,7 @@ func (s *Server) deleteTopics(r *wire.Request, req *kmsg.DeleteTopicsRequest) {
 			resp.Topics = append(resp.Topics, deletion(img, t.Topic, t.TopicID))
 		}
 		refuseTwice(resp.Topics)
-		cmd := &command.DeleteTopics{Request: command.Request{ID: uuid.New()}, Time: time.Now().UnixMilli()}
+		cmd := &command.DeleteTopics{Request: command.Request{RequestID: uuid.New()}, Time: time.Now().UnixMilli()}
 		var slots []int
 		for i := range resp.Topics {
 			if resp.Topics[i].ErrorCode == 0 {
@@ -356,7 +355,7 @@ func (s *Server) createPartitions(r *wire.Request, req *kmsg.CreatePartitionsReq
 	s.slow(millis(req.TimeoutMillis), func(ctx context.Context) {
 		img := s.Meta.Image()
 		resp := kmsg.NewPtrCreatePartitionsResponse()
-		cmd := &command.CreatePartitions{Request: command.Request{ID: uuid.New()}, Time: time.Now().UnixMilli()}
+		cmd := &command.CreatePartitions{Request: command.Request{RequestID: uuid.New()}, Time: time.Now().UnixMilli()}
 		var slots []int
 		names := make(map[string]int)
 		for i := range req.Topics {
@@ -413,7 +412,7 @@ func (s *Server) morePartitions(img *metadata.Image, rt *kmsg.CreatePartitionsRe
 	}
 	factor := len(img.Partition(record.TopicPartition{Topic: t.ID}).Replicas)
 	if rt.Assignment == nil {
-		placed, err := controller.Place(img, add, factor)
+		placed, err := place(img, add, factor)
 		if err != nil {
 			return more, &withCode{kerr.InvalidReplicationFactor, err}
 		}

@@ -56,6 +56,9 @@ type classicGroup struct {
 	delay        time.Duration
 	delaysRemain time.Duration
 
+	// reason for the last rebalance, for the log.
+	reason string
+
 	// assigning: the assignment of this generation is on its way to the log.
 	assigning bool
 }

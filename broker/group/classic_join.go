@@ -52,7 +52,16 @@ func (g *classicGroup) joinGroup(req *JoinRequest, to func(JoinResponse), now ti
 	}
 	g.update(m, req)
 	g.awaitJoin(m, to, out)
-	g.rebalanceOrComplete(now, out)
+	g.rebalanceOrComplete(because("member "+m.id+" joins again", req.Reason), now, out)
+}
+
+// because adds a client's reason (KIP-800) to ours.
+func because(what, reason string) string {
+	const most = 255 // bytes; about what Java's client sends at most
+	if reason == "" {
+		return what
+	}
+	return what + ": " + strings.ToValidUTF8(reason[:min(len(reason), most)], "")
 }
 
 // accepts reports whether the group has room for the member. While members
@@ -107,7 +116,7 @@ func (g *classicGroup) addMember(req *JoinRequest, id string, to func(JoinRespon
 	}
 	g.add(m, strings.Clone(req.ProtocolType), to)
 	out.add(setTimer{timerKey{kind: timerSession, group: g.id, member: m.id}, now.Add(newMemberJoinTimeout)})
-	g.rebalanceOrComplete(now, out)
+	g.rebalanceOrComplete(because("member "+m.id+" joins", req.Reason), now, out)
 }
 
 // joinReturning handles a static member that comes without the member id it
@@ -136,7 +145,7 @@ func (g *classicGroup) joinReturning(req *JoinRequest, oldID, newID string, to f
 	}
 	// While CompletingRebalance, the leader may have been told of the old id
 	// already, and its assignment would miss the new one: all join again.
-	g.rebalanceOrComplete(now, out)
+	g.rebalanceOrComplete(because("static member "+m.id+" returns", req.Reason), now, out)
 }
 
 // rename gives a static member another id.
@@ -190,12 +199,12 @@ func (g *classicGroup) replaced(note *pendingWrite, err error, now time.Time, ou
 
 // rebalanceOrComplete starts a rebalance, or ends the join phase that is on if
 // this was the last member it waited for.
-func (g *classicGroup) rebalanceOrComplete(now time.Time, out *effects) {
+func (g *classicGroup) rebalanceOrComplete(reason string, now time.Time, out *effects) {
 	if g.state == PreparingRebalance {
 		g.maybeCompleteJoin(now, out)
 		return
 	}
-	g.rebalance(now, out)
+	g.rebalance(reason, now, out)
 }
 
 // maybeCompleteJoin ends the join phase if all have joined, unless it is a
@@ -209,7 +218,8 @@ func (g *classicGroup) maybeCompleteJoin(now time.Time, out *effects) {
 // rebalance begins a join phase.
 //
 // REQUIRES: state is not PreparingRebalance.
-func (g *classicGroup) rebalance(now time.Time, out *effects) {
+func (g *classicGroup) rebalance(reason string, now time.Time, out *effects) {
+	g.reason = reason
 	if g.state == CompletingRebalance {
 		g.resetAssignments(kerr.RebalanceInProgress, now, out)
 	}

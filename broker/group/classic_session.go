@@ -24,7 +24,7 @@ func (g *classicGroup) heartbeat(req *HeartbeatRequest, now time.Time, out *effe
 // leaveGroup handles a LeaveGroup; the errors are parallel to req.Members.
 func (g *classicGroup) leaveGroup(req *LeaveRequest, now time.Time, out *effects) []error {
 	errs := make([]error, len(req.Members))
-	gone := false
+	gone := ""
 	for i, l := range req.Members {
 		id := l.MemberID
 		_, pending := g.pending[id]
@@ -42,19 +42,19 @@ func (g *classicGroup) leaveGroup(req *LeaveRequest, now time.Time, out *effects
 			}
 		}
 		g.remove(id, out)
-		gone = true
+		gone = because("member "+id+" leaves", l.Reason)
 	}
-	if gone {
-		g.afterRemoval(now, out)
+	if gone != "" {
+		g.afterRemoval(gone, now, out)
 	}
 	return errs
 }
 
 // afterRemoval lets the group go on without members that are gone.
-func (g *classicGroup) afterRemoval(now time.Time, out *effects) {
+func (g *classicGroup) afterRemoval(reason string, now time.Time, out *effects) {
 	switch g.state {
 	case Stable, CompletingRebalance:
-		g.rebalance(now, out)
+		g.rebalance(reason, now, out)
 	case PreparingRebalance:
 		if len(g.members) == 0 && len(g.pending) == 0 {
 			g.completeJoin(now, out) // nobody is left to wait for
@@ -118,7 +118,7 @@ func (g *classicGroup) sessionTimeout(id string, now time.Time, out *effects) {
 	if m == nil && g.state != PreparingRebalance {
 		return // nobody waits for a pending member
 	}
-	g.afterRemoval(now, out)
+	g.afterRemoval("the session of member "+id+" ended", now, out)
 }
 
 // persisted takes the outcome of a record that the group wrote.

@@ -77,7 +77,7 @@ func (g *classicGroup) assignmentStored(note *pendingWrite, err error, now time.
 	g.assigning = false
 	if err != nil {
 		g.resetAssignments(appendError(err), now, out)
-		g.rebalance(now, out)
+		g.rebalance("the assignment could not be stored", now, out)
 		return
 	}
 	g.transition(Stable, now)
@@ -130,7 +130,7 @@ func (g *classicGroup) syncTimeout(now time.Time, out *effects) {
 			g.remove(id, out)
 		}
 	}
-	g.rebalance(now, out)
+	g.rebalance("members sent no SyncGroup in time", now, out)
 }
 
 func (g *classicGroup) isUnsynced(id string) bool {

@@ -68,7 +68,7 @@ func (s *shard) commit(req *CommitRequest, done func(CommitResponse), t *turn) {
 	}
 	w := &write{group: g, records: make([]Record, len(list))}
 	for i := range list {
-		w.records[i] = offsetRecord(g.classic.id, list[i].topic, list[i].partition, &list[i].committed)
+		w.records[i] = offsetRecord(g.id, list[i].topic, list[i].partition, &list[i].committed)
 	}
 	w.late = func(t *turn) {
 		t.answer(func() { done(CommitResponse{Err: kerr.CoordinatorNotAvailable}) })
@@ -76,7 +76,7 @@ func (s *shard) commit(req *CommitRequest, done func(CommitResponse), t *turn) {
 	w.done = func(base record.Offset, err error, t *turn) {
 		for i := range list {
 			if list[i].committed.at = base + record.Offset(i); err == nil {
-				s.offsets.put(g.classic.id, list[i].topic, list[i].partition, list[i].committed)
+				s.offsets.put(g.id, list[i].topic, list[i].partition, list[i].committed)
 			}
 		}
 		if w.late == nil {

@@ -12,7 +12,7 @@ import (
 //
 // REQUIRES: runs alone (see within), and g has no write in flight.
 func (s *shard) erase(g *group, partitions []topicPartition, whole bool, t *turn, done func(err error, t *turn)) {
-	id := g.classic.id
+	id := g.id
 	g.alone = true
 	var failed error
 	finish := func(err error, t *turn) {

@@ -80,14 +80,16 @@ func (s *shard) install(r *replay) {
 
 // revive takes over a loaded group: its members' sessions begin anew.
 func (s *shard) revive(c *classicGroup, t *turn) {
-	g := &group{classic: c, known: true}
+	g := &group{id: c.id, classic: c, known: true}
+	g.logged.state, g.logged.generation = c.state, c.generation
 	s.groups[c.id] = g
 	var out effects
 	for _, m := range c.order {
 		c.restartSession(m, t.now, &out)
 	}
 	if len(c.members) > c.cfg.MaxSize {
-		c.rebalance(t.now, &out) // the limit has come down; the last to join leave
+		// The limit has come down: the last to join leave.
+		c.rebalance("loaded with more members than group.max.size", t.now, &out)
 	}
 	s.apply(g, &out, t)
 }

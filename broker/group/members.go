@@ -6,8 +6,9 @@ import (
 
 // create adds an empty group.
 func (s *shard) create(id string, t *turn) *group {
-	g := &group{classic: newClassicGroup(id, &s.c.cfg, s.c.newID, t.now)}
-	s.groups[g.classic.id] = g
+	c := newClassicGroup(id, &s.c.cfg, s.c.newID, t.now)
+	g := &group{id: c.id, classic: c}
+	s.groups[g.id] = g
 	return g
 }
 
@@ -30,7 +31,7 @@ func (s *shard) join(req *JoinRequest, done func(JoinResponse), t *turn) {
 	}
 	g.classic.joinGroup(req, done, t.now, &out)
 	if g.writes == 0 && !g.known && g.classic.pristine() {
-		delete(s.groups, g.classic.id) // refused: there is nothing to keep
+		delete(s.groups, g.id) // refused: there is nothing to keep
 		out.list = out.list[1:]
 	}
 	s.apply(g, &out, t)

@@ -42,6 +42,7 @@ type shard struct {
 // group is what a shard knows of one group id. Group types that come later
 // (KIP-848, 932, 1071) are further fields beside classic.
 type group struct {
+	id      string
 	classic *classicGroup
 
 	known  bool // a record of the group is in the log
@@ -50,6 +51,12 @@ type group struct {
 	// run after it, in order.
 	alone   bool
 	waiting []waiting
+
+	// logged is the state and generation that the log was last told of.
+	logged struct {
+		state      State
+		generation int32
+	}
 }
 
 type waiting struct {
@@ -135,7 +142,7 @@ func (s *shard) resume(g *group, t *turn) {
 
 // drop forgets a group. What waited for it finds none, or the next of its name.
 func (s *shard) drop(g *group, t *turn) {
-	id := g.classic.id
+	id := g.id
 	delete(s.groups, id)
 	s.timers.stop(timerKey{kind: timerJoin, group: id})
 	s.timers.stop(timerKey{kind: timerSync, group: id})
@@ -175,6 +182,21 @@ func (s *shard) apply(g *group, out *effects, t *turn) {
 			s.persist(g, e, t)
 		}
 	}
+	s.logState(g, t)
+}
+
+// logState tells the log of a group's rebalances.
+func (s *shard) logState(g *group, t *turn) {
+	c := g.classic
+	if s.phase != active || (g.logged.state == c.state && g.logged.generation == c.generation) {
+		return
+	}
+	g.logged.state, g.logged.generation = c.state, c.generation
+	attrs := []any{"group", g.id, "state", c.state, "generation", c.generation, "members", len(c.members)}
+	if c.state == PreparingRebalance {
+		attrs = append(attrs, "reason", c.reason)
+	}
+	t.answer(func() { s.c.logger.Info("group: state changed", attrs...) })
 }
 
 // persist writes a group's record and tells the group how it went. A record
@@ -270,7 +292,7 @@ func (s *shard) complete(w *write, base record.Offset, err error, t *turn) {
 	if g.writes > 0 {
 		return
 	}
-	if !g.known && s.groups[g.classic.id] == g {
+	if !g.known && s.groups[g.id] == g {
 		// A new group of which nothing reached the log has never been.
 		var out effects
 		g.classic.answerAll(appendError(err), &out)

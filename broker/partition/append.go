@@ -86,6 +86,7 @@ func (p *Partition) Append(a *Append) {
 		p.mu.Unlock()
 	}
 	a.Err = err
+	p.counts.rejected.Add(1)
 	a.written()
 	a.Owner.AppendDone(a)
 }
@@ -278,6 +279,7 @@ func (p *Partition) commit(appends []*Append) {
 		if !errors.Is(err, commitlog.ErrNoSpace) {
 			p.slog.Error("append failed", "topic", p.topic, "partition", p.tp.Partition, "err", err)
 		}
+		p.counts.rejected.Add(uint64(len(appends)))
 		for _, a := range appends {
 			a.Base, a.Err = -1, fmt.Errorf("%w: %w", kerr.KafkaStorageError, err)
 		}
@@ -285,6 +287,8 @@ func (p *Partition) commit(appends []*Append) {
 		return
 	}
 	for _, a := range appends {
+		p.counts.bytesIn.Add(uint64(a.batch.Size()))
+		p.counts.messagesIn.Add(uint64(a.batch.NumRecords))
 		if a.AcksAll {
 			p.waitLocked(a)
 		} else {

@@ -71,6 +71,8 @@ type Partition struct {
 	led      bool
 	ledEpoch record.Epoch
 
+	counts counters
+
 	// gather and spare belong to the writer; they are reused between rounds.
 	gather []record.Batch
 	spare  []*Append

@@ -170,14 +170,17 @@ func (r *Replica) WatermarkKnown() bool {
 }
 
 // EnoughInSync reports whether the committed ISR satisfies min.insync.replicas.
-func (r *Replica) EnoughInSync() bool { return len(r.isr) >= r.minISR() }
+func (r *Replica) EnoughInSync() bool { return len(r.isr) >= r.MinISR() }
 
 // ISR returns the committed in-sync replicas. The slice is not to be changed.
 func (r *Replica) ISR() []int32 { return r.isr }
 
-// minISR is min.insync.replicas, but never more than there are replicas: a topic
+// Replicas is the number of replicas.
+func (r *Replica) Replicas() int { return len(r.replicas) }
+
+// MinISR is min.insync.replicas, but never more than there are replicas: a topic
 // with factor 1 on a broker whose default is 2 could otherwise never be written.
-func (r *Replica) minISR() int {
+func (r *Replica) MinISR() int {
 	return min(max(r.cfg.MinISR, 1), max(len(r.replicas), 1))
 }
 

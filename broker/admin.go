@@ -1,0 +1,126 @@
+package broker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/firnlog/firn/broker/adminapi"
+)
+
+// adminServer is the HTTP side: health, metrics, profiles and the tiers.
+//
+// Liveness says that the process works; the object store, which may be down for
+// hours while the disk has room, fails neither it nor readiness.
+type adminServer struct {
+	http *http.Server
+	addr net.Addr
+}
+
+// AdminAddr is the bound address of the admin server, nil without one.
+func (b *Broker) AdminAddr() net.Addr {
+	if b.admin == nil {
+		return nil
+	}
+	return b.admin.addr
+}
+
+// startAdmin serves the admin address from early on, so that a start that takes
+// long can be watched.
+func (b *Broker) startAdmin() error {
+	if b.cfg.AdminAddress == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", b.cfg.AdminAddress)
+	if err != nil {
+		return fmt.Errorf("admin.address %s: %w", b.cfg.AdminAddress, err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		&metricsCollector{b: b})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", b.livez)
+	mux.HandleFunc("GET /readyz", b.readyz)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET "+adminapi.PathTierStatus, b.whenReady(b.tierStatus))
+	mux.HandleFunc("GET "+adminapi.PathTierMap, b.whenReady(b.tierMap))
+	mux.HandleFunc("GET "+adminapi.PathTierVerify, b.whenReady(b.tierVerify))
+	b.admin = &adminServer{addr: l.Addr(), http: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}}
+	go func() {
+		if err := b.admin.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			b.fail(fmt.Errorf("admin server: %w", err))
+		}
+	}()
+	b.undo = append(b.undo, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := b.admin.http.Shutdown(ctx); err != nil {
+			_ = b.admin.http.Close() // a profile that still runs is cut off
+		}
+	})
+	return nil
+}
+
+func (b *Broker) livez(w http.ResponseWriter, _ *http.Request) {
+	writeText(w, http.StatusOK, "ok\n")
+}
+
+// readyz says whether clients are served, and why not.
+func (b *Broker) readyz(w http.ResponseWriter, _ *http.Request) {
+	if !b.ready.Load() {
+		writeText(w, http.StatusServiceUnavailable, "not ready: starting or stopping\n")
+		return
+	}
+	if failed := b.parts.Failed(); len(failed) > 0 {
+		msg := fmt.Sprintf("not ready: %d partitions are offline\n", len(failed))
+		for tp, err := range failed {
+			msg += fmt.Sprintf("%s: %v\n", tp, err)
+		}
+		writeText(w, http.StatusServiceUnavailable, msg)
+		return
+	}
+	writeText(w, http.StatusOK, "ok\n")
+}
+
+// whenReady keeps requests off what has not started.
+func (b *Broker) whenReady(f http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !b.ready.Load() {
+			writeError(w, http.StatusServiceUnavailable, errors.New("the broker is starting or stopping"))
+			return
+		}
+		f(w, r)
+	}
+}
+
+func writeText(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	fmt.Fprint(w, text)
+}
+
+func writeError(w http.ResponseWriter, status int, err error) {
+	writeJSON(w, status, adminapi.Error{Message: err.Error()})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // the client is gone; nobody is left to tell
+}

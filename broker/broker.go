@@ -1,0 +1,365 @@
+// Package broker puts a Firn node together: what it is made of, what starts in
+// what order, and what stops it.
+//
+// Start: the data directory is locked; listeners are bound, so that clients queue
+// in the kernel; the metadata log opens and this process registers in it; the
+// node is elected for the partitions that it led; their logs open; group state
+// loads; the listeners serve. The object store is not waited for: while it is
+// down records pile up on disk, which shows as upload lag.
+//
+// Stop: the listeners stop reading and drain; coordinators resign; logs close
+// with the mark of a clean shutdown; the metadata log closes last.
+//
+// A failed fsync stops the broker: what the disk holds is unknown from then on.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+
+	"github.com/firnlog/firn/broker/api"
+	"github.com/firnlog/firn/broker/config"
+	"github.com/firnlog/firn/broker/fetch"
+	"github.com/firnlog/firn/broker/group"
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/wire"
+	"github.com/firnlog/firn/commitlog"
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/raftnode"
+	"github.com/firnlog/firn/record"
+	"github.com/firnlog/firn/tiering/reclaim"
+)
+
+// Version is what the broker registers as; the command line sets it.
+var Version = "dev"
+
+// Broker is one node. Make it with New, then Run it once.
+type Broker struct {
+	cfg config.Config
+	log *slog.Logger
+
+	dir       *commitlog.Dir
+	meta      *raftnode.Node
+	parts     *partition.Set
+	groups    *group.Coordinator
+	fetches   *fetch.Service
+	sessions  *fetch.Sessions
+	api       *api.Server
+	wire      *wire.Server
+	tier      *tier // nil without an object store
+	cleaner   *cleaner
+	retention *reclaim.Retention
+	admin     *adminServer
+
+	ready   atomic.Bool
+	readied chan struct{} // closed when ready
+	fatal   chan error    // holds the first fatal error
+
+	// undo are the steps that stop what was started, run last to first.
+	undo []func()
+}
+
+// New checks that the node can be built from its configuration. It opens
+// nothing.
+func New(cfg config.Config, log *slog.Logger) (*Broker, error) {
+	if len(cfg.Listeners) == 0 {
+		return nil, errors.New("broker: no listener is configured: set listeners, for example PLAINTEXT://127.0.0.1:9092")
+	}
+	if cfg.BootstrapExpect != 1 {
+		return nil, fmt.Errorf("broker: bootstrap.expect is %d, but clusters of several nodes are not served yet: set it to 1", cfg.BootstrapExpect)
+	}
+	return &Broker{cfg: cfg, log: log, fatal: make(chan error, 1), readied: make(chan struct{})}, nil
+}
+
+// Ready is closed once clients are served.
+func (b *Broker) Ready() <-chan struct{} { return b.readied }
+
+// Addr is the bound address of a listener, nil before it is bound.
+func (b *Broker) Addr(listener string) net.Addr {
+	select {
+	case <-b.readied:
+		return b.wire.Addr(listener)
+	default:
+		return nil
+	}
+}
+
+// fail stops the broker for good.
+func (b *Broker) fail(err error) {
+	select {
+	case b.fatal <- err:
+	default:
+	}
+}
+
+// Run serves until ctx ends, then shuts down in order. The error is nil after an
+// orderly end.
+func (b *Broker) Run(ctx context.Context) (err error) {
+	clean := false
+	defer func() {
+		for i := len(b.undo) - 1; i >= 0; i-- {
+			b.undo[i]()
+		}
+		if b.parts != nil {
+			err = errors.Join(err, b.parts.Close(clean))
+		}
+		if b.meta != nil {
+			err = errors.Join(err, b.meta.Close())
+		}
+		if b.dir != nil {
+			err = errors.Join(err, b.dir.Close(clean))
+		}
+	}()
+	started := time.Now()
+	if err := b.start(ctx); err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- b.wire.Serve() }()
+	b.ready.Store(true)
+	close(b.readied)
+	b.log.Info("broker is ready", "node", b.cfg.ID, "cluster", b.meta.Image().ClusterID(), "data", b.cfg.DataDir,
+		"listeners", b.boundListeners(), "took", time.Since(started).Round(time.Millisecond))
+
+	select {
+	case <-ctx.Done():
+		b.log.Info("broker stops")
+	case err = <-b.fatal:
+		b.log.Error("broker stops: it cannot go on", "err", err)
+	case err = <-served:
+		return fmt.Errorf("listener failed: %w", err)
+	}
+	b.ready.Store(false)
+	clean = err == nil
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.ShutdownTimeout)
+	defer cancel()
+	if cut := b.wire.Shutdown(stop); cut != nil {
+		b.log.Warn("connections were cut", "err", cut)
+	}
+	return err
+}
+
+func (b *Broker) boundListeners() []string {
+	var out []string
+	for _, l := range b.cfg.Listeners {
+		out = append(out, l.Name+"://"+b.wire.Addr(l.Name).String())
+	}
+	return out
+}
+
+func (b *Broker) start(ctx context.Context) error {
+	var err error
+	if b.dir, err = commitlog.OpenDir(vfs.Default, b.cfg.DataDir, commitlog.DirOptions{}); err != nil {
+		return fmt.Errorf("data directory %s: %w", b.cfg.DataDir, err)
+	}
+	if err := b.bind(); err != nil {
+		return err
+	}
+	if err := b.startAdmin(); err != nil {
+		return err
+	}
+	if err := b.startMetadata(ctx); err != nil {
+		return err
+	}
+	if err := b.startTier(); err != nil {
+		return err
+	}
+	b.startParts()
+	if err := b.startGroups(); err != nil {
+		return err
+	}
+	b.startAPI()
+	if err := b.follow(ctx); err != nil {
+		return err
+	}
+	if b.tier != nil {
+		b.tier.run(b)
+	}
+	b.startCleaner()
+	return b.startRetention()
+}
+
+// handler lets the listeners be bound before there is something to serve.
+type handler struct{ b *Broker }
+
+func (h handler) ServeKafka(r *wire.Request) { h.b.api.ServeKafka(r) }
+
+// bind opens the listeners. Connections queue until Serve.
+func (b *Broker) bind() error {
+	table, err := api.Table(b.cfg.RequestMaxBytes)
+	if err != nil {
+		return fmt.Errorf("table of APIs: %w", err)
+	}
+	opts := wire.Options{
+		Handler: handler{b}, Table: table, Logger: b.log,
+		MaxConnections: b.cfg.MaxConnections, MaxConnectionsPerIP: b.cfg.MaxConnectionsPerIP,
+		IdleTimeout: b.cfg.MaxIdle, MaxInFlight: b.cfg.PipelineDepth, MemoryBudget: b.cfg.MemoryBudgetBytes,
+	}
+	for _, l := range b.cfg.Listeners {
+		opts.Listeners = append(opts.Listeners, wire.Listener{Name: l.Name, Addr: l.Address})
+	}
+	if b.wire, err = wire.NewServer(opts); err != nil {
+		return fmt.Errorf("listeners: %w", err)
+	}
+	if err := b.wire.Listen(); err != nil {
+		return fmt.Errorf("listeners: %w", err)
+	}
+	b.undo = append(b.undo, func() {
+		cut, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = b.wire.Shutdown(cut) // a second time it has nothing left to say
+	})
+	return nil
+}
+
+// startMetadata opens the metadata log, and registers this process in it.
+func (b *Broker) startMetadata(ctx context.Context) error {
+	clusterID := b.cfg.ClusterID
+	if clusterID == "" {
+		clusterID = b.dir.ClusterID()
+	}
+	if clusterID == "" {
+		clusterID = record.NewTopicID().String() // 22 characters of base64url, as Kafka's
+	}
+	var err error
+	b.meta, err = raftnode.Open(raftnode.Options{
+		Dir: filepath.Join(b.cfg.DataDir, "metadata"), DirectoryID: b.dir.DirectoryID(),
+		ClusterID: clusterID, Features: api.Features(), BootstrapExpect: b.cfg.BootstrapExpect,
+		OnFatal: func(err error) { b.fail(fmt.Errorf("metadata: %w", err)) }, Logger: b.log,
+	})
+	if err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	if err := b.meta.Ready(ctx); err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	have := b.meta.Image().ClusterID()
+	if b.cfg.ClusterID != "" && b.cfg.ClusterID != have {
+		return fmt.Errorf("cluster.id is %s, but %s belongs to cluster %s: correct cluster.id or data.dir", b.cfg.ClusterID, b.cfg.DataDir, have)
+	}
+	if err := b.dir.SetClusterID(have); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	return b.register(ctx)
+}
+
+// register announces this process: its addresses, and a broker epoch that makes
+// every earlier life of it stale.
+func (b *Broker) register(ctx context.Context) error {
+	cmd := &command.RegisterBroker{BrokerID: b.cfg.ID, DirectoryID: b.dir.DirectoryID(), Incarnation: uuid.New(),
+		Rack: b.cfg.Rack, Version: Version, Time: time.Now().UnixMilli(), Features: api.SupportedFeatures()}
+	for _, l := range b.cfg.Listeners {
+		port := l.AdvertisedPort
+		if tcp, ok := b.wire.Addr(l.Name).(*net.TCPAddr); ok && port == 0 {
+			port = int32(tcp.Port)
+		}
+		cmd.Endpoints = append(cmd.Endpoints, metadata.Endpoint{Listener: l.Name, Host: l.AdvertisedHost, Port: port, Security: l.Security})
+	}
+	res, err := b.meta.Propose(ctx, cmd)
+	if err != nil {
+		return fmt.Errorf("register as broker %d: %w", b.cfg.ID, err)
+	}
+	state := &command.SetBrokerState{BrokerID: b.cfg.ID, BrokerEpoch: res.BrokerEpoch, State: command.BrokerActive}
+	if _, err := b.meta.Propose(ctx, state); err != nil {
+		return fmt.Errorf("take up work as broker %d: %w", b.cfg.ID, err)
+	}
+	elect := leadAgain(b.meta.Image(), b.cfg.ID)
+	if len(elect.Elections) == 0 {
+		return nil
+	}
+	results, err := b.meta.Propose(ctx, elect)
+	if err != nil {
+		return fmt.Errorf("lead again: %w", err)
+	}
+	for i, item := range results.Items {
+		if item.Err != nil {
+			b.log.Error("partition has no leader", "partition", elect.Elections[i].Partition, "err", item.Err)
+		}
+	}
+	return nil
+}
+
+// leadAgain elects this broker anew for what it led, or what has no leader and
+// names it in sync. The epochs rise, so that readers notice where an unclean end
+// cut the log short (KIP-320).
+func leadAgain(img *metadata.Image, self int32) *command.ElectLeaders {
+	cmd := &command.ElectLeaders{}
+	for tp, p := range img.AllPartitions() {
+		if p.Leader == self || (p.Leader < 0 && p.InSync(self)) {
+			cmd.Elections = append(cmd.Elections, command.Election{Partition: tp, PartitionEpoch: p.PartitionEpoch, Leader: self})
+		}
+	}
+	return cmd
+}
+
+func (b *Broker) startParts() {
+	b.parts = partition.NewSet(partition.SetOptions{
+		NodeID: b.cfg.ID, FS: vfs.Default, Dir: b.dir, FlushWorkers: flushWorkers, MaxFiles: maxLogFiles,
+		LagMax: b.cfg.ReplicaLagTimeMax, BrokerConfigs: b.cfg.Static, Meta: b.meta, OnLeadership: b.leadershipChanged,
+		OnFatal: b.fail, Logger: b.log,
+	})
+}
+
+const (
+	// flushWorkers is the number of fsyncs under way at one time.
+	flushWorkers = 16
+	// maxLogFiles bounds the descriptors that logs keep open.
+	maxLogFiles = 4096
+)
+
+func (b *Broker) startAPI() {
+	b.sessions = fetch.NewSessions(b.cfg.FetchSessions)
+	opts := fetch.Options{Partitions: b.parts, Logger: b.log, MaxBytes: int64(b.cfg.FetchMaxBytes),
+		ColdFetches: b.cfg.ReaderConcurrency, RemoteWait: b.cfg.FetchMaxWait}
+	finder := &fetch.Finder{Entries: b.meta}
+	if b.tier != nil {
+		opts.Remote, finder.Remote = b.tier.reader, b.tier.reader
+	}
+	b.fetches = fetch.New(opts)
+	b.undo = append(b.undo, b.fetches.Close)
+	b.api = api.New(api.Options{
+		Config: &b.cfg, Meta: b.meta, Partitions: b.parts, Fetch: b.fetches, Sessions: b.sessions,
+		Groups: b.groups, Times: finder, Static: b.cfg.Static, Logger: b.log,
+	})
+	b.undo = append(b.undo, b.api.Close)
+}
+
+// follow opens the logs that the image places here, and goes on with each change.
+func (b *Broker) follow(ctx context.Context) error {
+	cancel := b.meta.Subscribe(b.parts.Apply)
+	b.undo = append(b.undo, cancel)
+	if err := b.meta.Delivered(ctx, b.meta.Image().Index()); err != nil {
+		return fmt.Errorf("open logs: %w", err)
+	}
+	return nil
+}
+
+// every runs f at a pace until the broker stops; f is not run beside itself.
+func (b *Broker) every(pace time.Duration, f func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(pace)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				f(ctx)
+			}
+		}
+	})
+	b.undo = append(b.undo, func() { cancel(); wg.Wait() })
+}

@@ -1,0 +1,341 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/cache"
+	"github.com/firnlog/firn/commitlog"
+	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/record"
+	"github.com/firnlog/firn/tiering/archive"
+	"github.com/firnlog/firn/tiering/object"
+	"github.com/firnlog/firn/tiering/objstore"
+	"github.com/firnlog/firn/tiering/objstore/layout"
+	"github.com/firnlog/firn/tiering/objstore/location"
+	"github.com/firnlog/firn/tiering/reclaim"
+	"github.com/firnlog/firn/tiering/remote"
+)
+
+// storeName is what the one object store is called in the metadata, and in
+// retention.tiers unless tier.stores names others.
+const storeName = "warm"
+
+// generation is the recovery generation of a cluster that was never recovered.
+const generation = 1
+
+// tier is the node's side of the object store: copying, reading, deleting.
+type tier struct {
+	location location.Location
+	store    *objstore.Retrying
+	layout   layout.Layout
+	cache    *cache.Cache
+	reader   *remote.Reader
+	archiver *archive.Archiver
+	owner    *reclaim.Owner
+	sweeper  *reclaim.Sweeper
+	health   storeHealth
+}
+
+// storeHealth remembers how the object store answered last.
+type storeHealth struct {
+	mu    sync.Mutex
+	asked bool
+	err   error
+	since time.Time
+
+	attempts, failures map[string]uint64 // by operation
+	bytes              map[string]uint64
+}
+
+// observe hears of every attempt. That an object is missing or present already is
+// an answer, not a failure.
+func (h *storeHealth) observe(a objstore.Attempt) {
+	err := a.Err
+	if errors.Is(err, objstore.ErrNotExist) || errors.Is(err, objstore.ErrExists) || errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.attempts[a.Op]++
+	if err != nil {
+		h.failures[a.Op]++
+	} else {
+		h.bytes[a.Op] += uint64(max(a.Bytes, 0))
+	}
+	if !h.asked || (err == nil) != (h.err == nil) {
+		h.since = time.Now()
+	}
+	h.asked, h.err = true, err
+}
+
+func (b *Broker) startTier() error {
+	if !b.cfg.RemoteEnable {
+		return nil
+	}
+	t := &tier{}
+	t.health = storeHealth{attempts: map[string]uint64{}, failures: map[string]uint64{}, bytes: map[string]uint64{}}
+	var err error
+	if t.location, err = location.Parse(b.cfg.StoreURL); err != nil {
+		return fmt.Errorf("object.store.url: %w", err)
+	}
+	store, err := t.location.Open(context.Background(), location.Options{})
+	if err != nil {
+		return fmt.Errorf("object.store.url: %w", err)
+	}
+	t.store = objstore.WithRetries(store, objstore.RetryOptions{Observe: t.health.observe})
+	b.undo = append(b.undo, func() {
+		if err := t.store.Close(); err != nil {
+			b.log.Warn("close object store", "err", err)
+		}
+	})
+	if t.layout, err = layout.New("", b.meta.Image().ClusterID()); err != nil {
+		return fmt.Errorf("object layout: %w", err)
+	}
+	if t.cache, err = cache.Open(cache.Options{MemoryBytes: b.cfg.CacheMemoryBytes, DiskBytes: b.cfg.CacheDiskBytes,
+		Dir: b.cfg.CacheDir, Logger: b.log}); err != nil {
+		return fmt.Errorf("cache %s: %w", b.cfg.CacheDir, err)
+	}
+	b.undo = append(b.undo, func() {
+		if err := t.cache.Close(); err != nil {
+			b.log.Warn("close cache", "err", err)
+		}
+	})
+	if t.reader, err = remote.New(remote.Options{Entries: b.meta, Locate: func(ctx context.Context, id uuid.UUID) (remote.Location, error) {
+		return t.locate(ctx, b, id)
+	}, Cache: t.cache, Logger: b.log, ParallelGets: b.cfg.ReaderConcurrency}); err != nil {
+		return fmt.Errorf("remote reader: %w", err)
+	}
+	b.undo = append(b.undo, func() {
+		if err := t.reader.Close(); err != nil {
+			b.log.Warn("close remote reader", "err", err)
+		}
+	})
+	b.tier = t
+	return b.startArchive()
+}
+
+// locate finds an object by the metadata.
+func (t *tier) locate(ctx context.Context, b *Broker, id uuid.UUID) (remote.Location, error) {
+	o, ok, err := b.meta.Object(ctx, id)
+	if err != nil {
+		return remote.Location{}, fmt.Errorf("object %s: %w", id, err)
+	}
+	if !ok {
+		return remote.Location{}, remote.ErrNotFound
+	}
+	return remote.Location{Store: t.store, Key: t.layout.Object(id), Size: o.Size, Footer: o.Footer}, nil
+}
+
+func (b *Broker) startArchive() error {
+	t := b.tier
+	codec := object.CodecNone
+	if b.cfg.ObjectCompression == "zstd" {
+		codec = object.CodecZstd
+	}
+	stores := map[string]objstore.Store{storeName: t.store}
+	var err error
+	t.archiver, err = archive.New(archive.Options{
+		Partitions: tierSource{b}, Metadata: b.meta, Stores: stores, Layout: t.layout, Logger: b.log,
+		Builder: &archive.ObjectBuilder{Ranges: tierSource{b}, Now: func() int64 { return time.Now().UnixMilli() },
+			Meta: object.Meta{Codec: codec, SpoolDir: filepath.Join(b.cfg.DataDir, "spool"),
+				Provenance: object.Provenance{ClusterID: b.meta.Image().ClusterID(), NodeID: b.cfg.ID}}},
+		Machine:  archive.MachineOptions{Concurrency: b.cfg.UploadConcurrency},
+		Interval: b.cfg.TaskInterval,
+	})
+	if err != nil {
+		return fmt.Errorf("archiver: %w", err)
+	}
+	if t.owner, err = reclaim.NewOwner(t.store, t.layout, generation, b.meta.Image().ClusterID()); err != nil {
+		return fmt.Errorf("owner of the bucket: %w", err)
+	}
+	t.sweeper, err = reclaim.NewSweeper(reclaim.SweepOptions{
+		Metadata: reclaim.FromClient(b.meta), Stores: stores, Layout: t.layout, Owner: t.owner,
+		Self: func() (int32, int64) { return b.cfg.ID, b.epoch() }, Grace: b.cfg.DeleteGrace, Logger: b.log,
+	})
+	if err != nil {
+		return fmt.Errorf("sweeper: %w", err)
+	}
+	return nil
+}
+
+// epoch is this process's broker epoch.
+func (b *Broker) epoch() int64 {
+	if self := b.meta.Image().Broker(b.cfg.ID); self != nil {
+		return self.Epoch
+	}
+	return -1
+}
+
+// run starts the loops, once the partitions are open.
+func (t *tier) run(b *Broker) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { t.archiver.Run(ctx) })
+	wg.Go(func() { t.sweeper.Run(ctx) })
+	b.undo = append(b.undo, func() { cancel(); wg.Wait() })
+}
+
+// poke says that there may be something to copy.
+func (t *tier) poke() { t.archiver.Poke() }
+
+// tierSource shows the archiver the partitions that this broker leads.
+type tierSource struct{ b *Broker }
+
+// Leads implements archive.PartitionSource.
+func (s tierSource) Leads() []archive.Led {
+	var all []archive.Led
+	epoch := s.b.epoch()
+	for p := range s.b.parts.All() {
+		cfg := p.Config()
+		if !cfg.RemoteStorage || cfg.RemoteCopyDisable {
+			continue
+		}
+		st := p.State()
+		if st.Role != replica.Leader {
+			continue
+		}
+		led := archive.Led{Partition: p.TP(), Store: storeName, Generation: generation, Start: st.RemoteEnd,
+			Fence: command.Fence{BrokerID: s.b.cfg.ID, BrokerEpoch: epoch, LeaderEpoch: st.LeaderEpoch}}
+		for _, seg := range p.Log().Segments() {
+			if seg.Sealed && seg.End > led.Start && seg.End <= st.LastStable {
+				led.Sealed = append(led.Sealed, archive.Sealed{End: seg.End, Bytes: seg.Bytes, At: seg.LastAppend})
+			}
+		}
+		all = append(all, led)
+	}
+	return all
+}
+
+// rangePiece is how much of a log one read of OpenRange selects.
+const rangePiece = 1 << 30
+
+// OpenRange implements archive.Ranges: it holds the files of a range open until
+// its object is uploaded.
+func (s tierSource) OpenRange(ctx context.Context, c archive.Copy) (archive.Range, error) {
+	p := s.b.parts.Get(c.Led.Partition)
+	if p == nil {
+		return archive.Range{}, fmt.Errorf("%w: %s is not here any more", archive.ErrSource, c.Led.Partition)
+	}
+	log := p.Log()
+	var slices []commitlog.Slice
+	release := func() error {
+		for i := range slices {
+			slices[i].Release()
+		}
+		return nil
+	}
+	run := object.RunSource{Run: object.Run{TopicPartition: p.TP(), TopicName: p.Topic(), Start: c.Start, End: c.End,
+		LogStart: p.LogStart(), Epochs: epochsIn(log.Epochs(), c.Start, c.End),
+		Config: s.b.meta.Image().Configs(command.ResourceTopic, p.Topic())}}
+	for at := c.Start; at < c.End; {
+		slice, err := log.Read(at, c.End, rangePiece, true)
+		if err == nil && slice.Bytes == 0 {
+			break // compaction has left nothing up to the end
+		}
+		if err != nil {
+			return archive.Range{}, errors.Join(fmt.Errorf("%w: read %s at %d: %w", archive.ErrSource, p.TP(), at, err), release())
+		}
+		slices = append(slices, slice)
+		for _, x := range slice.Extents {
+			run.Extents = append(run.Extents, object.Extent{File: x.File, Pos: x.Pos, Len: x.Len})
+		}
+		at = slice.Next
+	}
+	var err error
+	if run.Producers, err = log.ProducerSnapshotAt(c.End); err != nil {
+		return archive.Range{}, errors.Join(fmt.Errorf("%w: producers of %s at %d: %w", archive.ErrSource, p.TP(), c.End, err), release())
+	}
+	aborted, err := log.AbortedTxns(c.Start, c.End)
+	if err != nil {
+		return archive.Range{}, errors.Join(fmt.Errorf("%w: aborted transactions of %s: %w", archive.ErrSource, p.TP(), err), release())
+	}
+	for _, a := range aborted {
+		run.Aborted = append(run.Aborted, object.AbortedTxn{ProducerID: a.ProducerID, First: a.First, Last: a.Last, LastStable: a.LastStable})
+	}
+	if prev, ok, err := s.b.meta.FindEntry(ctx, p.TP(), c.Start-1); err == nil && ok {
+		run.Predecessor = prev.Object
+	} else if err != nil {
+		return archive.Range{}, errors.Join(fmt.Errorf("entry before %s at %d: %w", p.TP(), c.Start, err), release())
+	}
+	return archive.Range{Source: run, Release: release}, nil
+}
+
+// epochsIn are the leader epochs of [start, end), the first beginning at or
+// below start.
+func epochsIn(all []commitlog.EpochStart, start, end record.Offset) []object.EpochStart {
+	var out []object.EpochStart
+	for i, e := range all {
+		last := i+1 == len(all) || all[i+1].Start > start
+		if e.Start < end && last {
+			out = append(out, object.EpochStart{Epoch: e.Epoch, Start: e.Start})
+		}
+	}
+	return out
+}
+
+// tierLogs shows retention the partitions of this broker, and trims them.
+type tierLogs struct{ b *Broker }
+
+// Replicas implements reclaim.Logs.
+func (l tierLogs) Replicas() []reclaim.Replica {
+	all := make([]reclaim.Replica, 0, l.b.parts.Len())
+	for p := range l.b.parts.All() {
+		all = append(all, l.replica(p))
+	}
+	return all
+}
+
+func (l tierLogs) replica(p *partition.Partition) reclaim.Replica {
+	st := p.State()
+	rep := reclaim.Replica{Partition: p.TP(), Leader: st.Role == replica.Leader, LeaderEpoch: st.LeaderEpoch,
+		Policy: reclaim.PolicyOf(p.Config()),
+		State:  reclaim.State{LogStart: st.LogStart, RemoteEnd: st.RemoteEnd, Stable: st.LastStable, ClockTrusted: true}}
+	for _, seg := range p.Log().Segments() {
+		rep.State.Local = append(rep.State.Local, reclaim.Segment{Base: seg.Base, End: seg.End, Bytes: seg.Bytes,
+			MaxTimestamp: seg.MaxTimestamp, Sealed: seg.Sealed})
+	}
+	return rep
+}
+
+// Trim implements reclaim.Logs.
+func (l tierLogs) Trim(tp record.TopicPartition, upTo record.Offset) (int64, error) {
+	p := l.b.parts.Get(tp)
+	if p == nil {
+		return 0, nil // gone meanwhile, with its log
+	}
+	return p.Log().TrimTo(upTo)
+}
+
+// Roll implements reclaim.Logs.
+func (l tierLogs) Roll(tp record.TopicPartition) error {
+	p := l.b.parts.Get(tp)
+	if p == nil {
+		return nil
+	}
+	_, err := p.Log().Roll()
+	return err
+}
+
+// startRetention keeps the topics within their bounds, tiered or not.
+func (b *Broker) startRetention() error {
+	var err error
+	b.retention, err = reclaim.NewRetention(reclaim.RetentionOptions{Logs: tierLogs{b}, Entries: b.meta, Metadata: b.meta,
+		Self: func() (int32, int64) { return b.cfg.ID, b.epoch() }, Interval: b.cfg.RetentionCheck, Logger: b.log})
+	if err != nil {
+		return fmt.Errorf("retention: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { b.retention.Run(ctx) })
+	b.undo = append(b.undo, func() { cancel(); wg.Wait() })
+	return nil
+}
