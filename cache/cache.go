@@ -255,7 +255,8 @@ type Fill struct {
 	entry *entry
 	done  chan struct{}
 
-	interest int // who has not called Wait or Leave; guarded by Cache.mu
+	interest int  // who has not called Wait or Leave; guarded by Cache.mu
+	pinned   bool // holds a pin of the entry while there is interest
 
 	// Written before done is closed; err is read after. data is guarded by
 	// Cache.mu, and nil once nobody is interested.
@@ -273,26 +274,33 @@ func (f *Fill) Complete(data []byte) {
 	e.fill, e.size = nil, int64(len(data))
 	c.stats.Fills++
 	c.stats.FillBytes += int64(len(data))
-	if !e.gone {
-		c.admitLocked(e, b)
-	}
 	if f.interest > 0 {
 		b.refs++
 		f.data = b
+	}
+	if !e.gone {
+		c.admitLocked(f, b)
 	}
 	c.unrefLocked(b)
 	c.mu.Unlock()
 	close(f.done)
 }
 
-// admitLocked puts the bytes of a filled entry into the tiers that take them.
-func (c *Cache) admitLocked(e *entry, data *shared) {
-	if e.size > 0 && e.size <= c.opts.MemoryBytes {
-		data.refs++
-		e.data = data
-		e.mem = node{entry: e, weight: e.size}
-		c.mem.add(&e.mem)
+// admitLocked puts the bytes of a filled entry into the tiers. Memory takes
+// any: where there is no room the entry leaves at once, unless somebody is
+// interested in the fill. Until then it is pinned, since what else is in memory
+// may be pinned too, and the newest chunk would be the first to leave, before
+// whoever it was fetched for has seen it.
+func (c *Cache) admitLocked(f *Fill, data *shared) {
+	e := f.entry
+	data.refs++
+	e.data = data
+	if f.interest > 0 {
+		e.memPins++
+		f.pinned = true
 	}
+	e.mem = node{entry: e, weight: e.size}
+	c.mem.add(&e.mem)
 	c.enqueueLocked(e, data)
 	c.evictMemoryLocked()
 	c.maybeForgetLocked(e)
@@ -369,6 +377,10 @@ func (f *Fill) leaveLocked() {
 	if f.interest == 0 && f.data != nil {
 		f.cache.unrefLocked(f.data)
 		f.data = nil
+		if f.pinned {
+			f.entry.memPins--
+			f.cache.evictMemoryLocked()
+		}
 	}
 }
 
@@ -400,7 +412,7 @@ func (f *Fill) Wait(ctx context.Context, visit bool) (*Handle, error) {
 		return nil, f.err
 	}
 	if e.data != f.data {
-		return c.shareLocked(f.data), nil // evicted already, or never admitted
+		return c.shareLocked(f.data), nil // dropped meanwhile
 	}
 	if visit {
 		c.mem.touch(&e.mem)
@@ -421,6 +433,20 @@ func (c *Cache) DropObject(object [16]byte) error {
 	}
 	c.mu.Unlock()
 	return c.removeFiles(dead)
+}
+
+// ObjectBytes sums the cached chunks of an object, each once, in either tier. It
+// looks at every chunk of the cache: for tools, not for readers.
+func (c *Cache) ObjectBytes(object [16]byte) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var sum int64
+	for key, e := range c.entries {
+		if key.Object == object && e.fill == nil {
+			sum += e.size
+		}
+	}
+	return sum
 }
 
 // Drop forgets one chunk, like DropObject.

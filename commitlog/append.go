@@ -254,8 +254,19 @@ func (l *Log) roll(p *part) (*part, error) {
 // MaybeRoll seals the active segment when it holds data and is older than
 // SegmentAge. It may be called beside the writer.
 func (l *Log) MaybeRoll(now time.Time) (bool, error) {
-	m := l.active().Meta()
-	if !old(&m, l.config.Load(), now) {
+	return l.seal(func(m *segment.Meta) bool { return old(m, l.config.Load(), now) })
+}
+
+// Roll seals the active segment when it holds data. It may be called beside the
+// writer.
+func (l *Log) Roll() (bool, error) {
+	return l.seal(func(m *segment.Meta) bool { return m.Bytes > 0 })
+}
+
+// seal rolls while the active segment is due, by a look without the lock and
+// another with it.
+func (l *Log) seal(due func(*segment.Meta) bool) (bool, error) {
+	if m := l.active().Meta(); !due(&m) {
 		return false, nil
 	}
 	l.writing.Lock()
@@ -264,7 +275,7 @@ func (l *Log) MaybeRoll(now time.Time) (bool, error) {
 		return false, err
 	}
 	p := l.active()
-	if m := p.Meta(); !old(&m, l.config.Load(), now) {
+	if m := p.Meta(); !due(&m) {
 		return false, nil
 	}
 	if _, err := l.roll(p); err != nil {
