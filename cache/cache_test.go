@@ -20,6 +20,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func closeCache(t *testing.T, c *Cache) {
+	t.Helper()
+	require.NoError(t, c.Close())
+}
+
 func keyOf(i int) Key { return Key{Object: [16]byte{byte(i), byte(i >> 8)}, Chunk: uint32(i)} }
 
 // content is what the chunk of a key holds in all tests.
@@ -82,7 +87,7 @@ func filesIn(t *testing.T, dir string) (paths []string) {
 func TestSingleFlightOutlivesItsFirstRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := mustOpen(t, Options{MemoryBytes: 1 << 20})
-		defer c.Close()
+		defer closeCache(t, c)
 		k := keyOf(1)
 		h, fill, owner, err := c.Acquire(t.Context(), k, true)
 		require.NoError(t, err)
@@ -126,7 +131,7 @@ func TestSingleFlightOutlivesItsFirstRequest(t *testing.T) {
 
 func TestFailedFillIsForgotten(t *testing.T) {
 	c := mustOpen(t, Options{MemoryBytes: 1 << 20})
-	defer c.Close()
+	defer closeCache(t, c)
 	_, fill, _, err := c.Acquire(t.Context(), keyOf(1), true)
 	require.NoError(t, err)
 	boom := errors.New("boom")
@@ -140,7 +145,7 @@ func TestFailedFillIsForgotten(t *testing.T) {
 
 func TestPinnedIsNotEvicted(t *testing.T) {
 	c := mustOpen(t, Options{MemoryBytes: 1000})
-	defer c.Close()
+	defer closeCache(t, c)
 	put(t, c, keyOf(0), 600)
 	h, _, _, err := c.Acquire(t.Context(), keyOf(0), true)
 	require.NoError(t, err)
@@ -160,22 +165,45 @@ func TestPinnedIsNotEvicted(t *testing.T) {
 
 func TestLargerThanMemory(t *testing.T) {
 	c := mustOpen(t, Options{MemoryBytes: 100})
-	defer c.Close()
+	defer closeCache(t, c)
 	_, fill, _, err := c.Acquire(t.Context(), keyOf(0), true)
 	require.NoError(t, err)
 	fill.Complete(content(keyOf(0), 200))
 	h, err := fill.Wait(t.Context(), true)
 	require.NoError(t, err)
 	require.Equal(t, content(keyOf(0), 200), h.Bytes())
+	require.True(t, c.Peek(keyOf(0)), "pinned")
 	h.Release()
 	require.False(t, c.Peek(keyOf(0)))
 	require.Zero(t, c.Stats().MemoryBytes)
 }
 
+// TestNewestIsNotEvictedUnseen: once, chunks that were read ahead while all of
+// memory was pinned left it the moment they came, and were fetched again.
+func TestNewestIsNotEvictedUnseen(t *testing.T) {
+	c := mustOpen(t, Options{MemoryBytes: 1000})
+	defer closeCache(t, c)
+	var handles []*Handle
+	for i := range 5 {
+		_, f, owner, err := c.Acquire(t.Context(), keyOf(i), false)
+		require.NoError(t, err)
+		require.True(t, owner)
+		f.Complete(content(keyOf(i), 900))
+		h, err := f.Wait(t.Context(), false)
+		require.NoError(t, err)
+		handles = append(handles, h)
+	}
+	for i, h := range handles {
+		require.True(t, c.Peek(keyOf(i)))
+		h.Release()
+	}
+	require.EqualValues(t, 900, c.Stats().MemoryBytes)
+}
+
 func TestDiskServesWhatMemoryEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := mustOpen(t, Options{MemoryBytes: 1000, DiskBytes: 100_000, Dir: t.TempDir(), IdleFiles: 3})
-		defer c.Close()
+		defer closeCache(t, c)
 		for i := range 20 {
 			put(t, c, keyOf(i), 900)
 		}
@@ -234,7 +262,7 @@ func TestRestartKeepsWhatIsWhole(t *testing.T) {
 		must(t, os.WriteFile(half, []byte("half"), 0o600))
 
 		c = mustOpen(t, opts)
-		defer c.Close()
+		defer closeCache(t, c)
 		require.NoFileExists(t, half)
 		for round := range 2 {
 			for i := range 40 {
@@ -293,7 +321,7 @@ func TestSmallerDiskAfterRestart(t *testing.T) {
 		must(t, c.Close())
 		opts.DiskBytes = 9000
 		c = mustOpen(t, opts)
-		defer c.Close()
+		defer closeCache(t, c)
 		require.Len(t, filesIn(t, opts.Dir), 10)
 		require.Nil(t, get(t, c, keyOf(0)))
 		require.NotNil(t, get(t, c, keyOf(39)), "the newest stay")
@@ -303,7 +331,7 @@ func TestSmallerDiskAfterRestart(t *testing.T) {
 func TestFullDiskHurtsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := mustOpen(t, Options{MemoryBytes: 5000, DiskBytes: 100_000, Dir: t.TempDir(), DiskRetry: time.Minute})
-		defer c.Close()
+		defer closeCache(t, c)
 		for i := range 4 {
 			put(t, c, keyOf(i), 900)
 		}

@@ -108,7 +108,7 @@ func (b *Built) ReadAt(p []byte, off int64) (int, error) {
 		if int64(got) == want {
 			continue
 		}
-		if err == nil || err == io.EOF {
+		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF // a source file became shorter
 		}
 		return n, fmt.Errorf("object %s: read source: %w", b.footer.Object, err)
@@ -141,6 +141,7 @@ func (b *Built) add(from io.ReaderAt, pos, n int64) {
 // bytesAt is an io.ReaderAt over bytes of which no read passes the end.
 type bytesAt []byte
 
+// ReadAt implements io.ReaderAt.
 func (b bytesAt) ReadAt(p []byte, off int64) (int, error) {
 	if n := copy(p, b[off:]); n < len(p) {
 		return n, io.EOF
@@ -256,7 +257,7 @@ func (b *builder) scan(e *Extent, run *Run, last *record.Offset) error {
 		want := min(int64(cap(held)), end-pos)
 		n, err := e.File.ReadAt(held[len(held):want], pos+int64(len(held)))
 		if held = held[:len(held)+n]; int64(len(held)) < want {
-			if err == nil || err == io.EOF {
+			if err == nil || errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
 			return fmt.Errorf("read source at %d: %w", pos, err)

@@ -38,6 +38,7 @@ func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 // of the codec inside the record batches.
 type Codec uint8
 
+// The codecs of version 1.
 const (
 	CodecNone Codec = 0
 	CodecZstd Codec = 1

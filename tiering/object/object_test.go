@@ -35,10 +35,11 @@ func (s *memStore) GetRange(_ context.Context, _ string, off, n int64) (io.ReadC
 		return nil, fmt.Errorf("range %d+%d of %d", off, n, len(s.data))
 	}
 	b := s.data[off : off+n]
+	var body io.Reader = bytes.NewReader(b)
 	if s.fail != nil {
-		return io.NopCloser(io.MultiReader(bytes.NewReader(b[:n/2]), failing{s.fail})), nil
+		body = io.MultiReader(bytes.NewReader(b[:n/2]), failing{s.fail})
 	}
-	return io.NopCloser(bytes.NewReader(b)), nil
+	return io.NopCloser(body), nil
 }
 
 type failing struct{ err error }

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bytes"
 	"container/list"
 	"fmt"
 	"sort"
@@ -35,10 +36,15 @@ type source interface {
 // inMemory is a chunk that is not in the cache yet.
 type inMemory []byte
 
-func (b inMemory) Len() int64    { return int64(len(b)) }
+// Len implements source.
+func (b inMemory) Len() int64 { return int64(len(b)) }
+
+// Bytes implements source.
 func (b inMemory) Bytes() []byte { return b }
-func (b inMemory) ReadAt([]byte, int64) (int, error) {
-	return 0, fmt.Errorf("remote: bytes are at hand")
+
+// ReadAt implements source, for whom bytes at hand come first.
+func (b inMemory) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(b).ReadAt(p, off)
 }
 
 // headerAt reads the header of the batch at pos, and checks that all of the

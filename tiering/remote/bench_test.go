@@ -14,13 +14,17 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/firnlog/firn/cache"
+	"github.com/firnlog/firn/internal/testminio"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/manifest"
 	"github.com/firnlog/firn/tiering/object"
 	"github.com/firnlog/firn/tiering/objstore"
 	"github.com/firnlog/firn/tiering/objstore/fs"
 	"github.com/firnlog/firn/tiering/objstore/mem"
+	"github.com/firnlog/firn/tiering/objstore/minio"
 )
+
+func TestMain(m *testing.M) { testminio.Main(m) }
 
 const (
 	benchObjects = 4
@@ -94,13 +98,24 @@ func BenchmarkCatchUp(b *testing.B) {
 			require.NoError(b, err)
 			return s
 		},
+		"minio": func() objstore.Store {
+			server := testminio.Shared(b)
+			s, err := minio.Open(minio.Options{
+				Endpoint: server.Addr, Bucket: server.Bucket(b), AccessKey: server.AccessKey, SecretKey: server.SecretKey,
+			})
+			require.NoError(b, err)
+			return s
+		},
 	}
 	for name, open := range stores {
 		for _, codec := range []object.Codec{object.CodecNone, object.CodecZstd} {
 			w := benchWorld(b, objstore.WithRetries(open(), objstore.RetryOptions{}), codec)
 			b.Run(fmt.Sprintf("%s/%s/raw", name, codec), func(b *testing.B) { benchRaw(b, w) })
-			b.Run(fmt.Sprintf("%s/%s/read", name, codec), func(b *testing.B) { benchRead(b, w, 256<<20) })
-			b.Run(fmt.Sprintf("%s/%s/small-cache", name, codec), func(b *testing.B) { benchRead(b, w, 32<<20) })
+			b.Run(fmt.Sprintf("%s/%s/read", name, codec), func(b *testing.B) { benchRead(b, w, cache.Options{MemoryBytes: 256 << 20}) })
+			b.Run(fmt.Sprintf("%s/%s/small-memory", name, codec), func(b *testing.B) { benchRead(b, w, cache.Options{MemoryBytes: 32 << 20}) })
+			b.Run(fmt.Sprintf("%s/%s/disk", name, codec), func(b *testing.B) {
+				benchRead(b, w, cache.Options{MemoryBytes: 32 << 20, DiskBytes: 1 << 30, Dir: b.TempDir()})
+			})
 		}
 	}
 }
@@ -136,10 +151,13 @@ func firstErr(a, b error) error {
 	return b
 }
 
-func benchRead(b *testing.B, w *world, memory int64) {
-	began, total := cpu(), int64(0)
+func benchRead(b *testing.B, w *world, o cache.Options) {
+	began, total, fetched := cpu(), int64(0), int64(0)
 	for range b.N {
-		c, err := cache.Open(cache.Options{MemoryBytes: memory})
+		if o.Dir != "" {
+			o.Dir = b.TempDir() // cold again
+		}
+		c, err := cache.Open(o)
 		require.NoError(b, err)
 		r, err := New(Options{Entries: w, Locate: w.locate, Cache: c})
 		require.NoError(b, err)
@@ -152,8 +170,10 @@ func benchRead(b *testing.B, w *world, memory int64) {
 			at = res.Next
 			res.Release()
 		}
+		fetched += r.Stats().GetBytes
 		require.NoError(b, r.Close())
 		require.NoError(b, c.Close())
 	}
+	b.ReportMetric(float64(fetched)/float64(total), "fetched/read")
 	report(b, began, total)
 }

@@ -20,15 +20,15 @@ import (
 )
 
 var (
-	// ErrNotFound: by the metadata, the offset is not in the bucket: it lies
+	// ErrNotFound means that, by the metadata, the offset is not in the bucket: it lies
 	// below the log start or at or above the remote end.
 	ErrNotFound = errors.New("remote: offset is not in the object store")
-	// ErrUnavailable: the object store could not answer now. Nothing follows for
+	// ErrUnavailable means that the object store could not answer now. Nothing follows for
 	// the offset; the same request may succeed later.
 	ErrUnavailable = errors.New("remote: object store is not available")
-	// ErrMissing: the metadata names an object that the store does not have.
+	// ErrMissing means that the metadata names an object that the store does not have.
 	ErrMissing = errors.New("remote: object is missing")
-	// ErrClosed: the reader was closed.
+	// ErrClosed means that the reader was closed.
 	ErrClosed = errors.New("remote: closed")
 )
 
