@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/firnlog/firn/commitlog/producer"
+	"github.com/firnlog/firn/commitlog/segment"
 )
 
 var (
@@ -19,7 +20,7 @@ var (
 	ErrClosed = errors.New("commitlog: log is closed")
 	// ErrCorrupt: bytes below the recovery point are missing or damaged, or a
 	// file of the data directory cannot be trusted.
-	ErrCorrupt = errors.New("commitlog: corrupt")
+	ErrCorrupt = segment.ErrCorrupt
 	// ErrNotContiguous: a batch to append starts below the end of the log.
 	ErrNotContiguous = errors.New("commitlog: batch does not follow the end of the log")
 	// ErrLocked: another process uses the data directory.

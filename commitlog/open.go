@@ -147,7 +147,7 @@ func (r *recovery) readCheckpoint() error {
 		}
 	}
 	if err != nil {
-		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, segment.ErrCorrupt) && !errors.Is(err, producer.ErrCorrupt) {
+		if !errors.Is(err, ErrCorrupt) && !errors.Is(err, producer.ErrCorrupt) {
 			return err
 		}
 		r.l.logger.Warn("recovery checkpoint is damaged, reading the whole log", "dir", r.l.place.Dir, "err", err)
@@ -388,7 +388,7 @@ func (r *recovery) fromScratch() error {
 			if i+1 < len(r.logs) {
 				r.next = max(r.next, own.End)
 			}
-		case err != nil && !errors.Is(err, segment.ErrCorrupt) && !segment.IsNotExist(err):
+		case err != nil && !damaged(err):
 			return err
 		}
 		if !good {
@@ -405,7 +405,7 @@ func (r *recovery) oldestSnapshot() error {
 	switch {
 	case err == nil:
 		r.l.producers = *state
-	case errors.Is(err, producer.ErrCorrupt), errors.Is(err, segment.ErrCorrupt), segment.IsNotExist(err):
+	case damaged(err):
 	default:
 		return err
 	}

@@ -63,7 +63,7 @@ func (l *Log) abortedOf(p *part) ([]producer.Aborted, error) {
 }
 
 func damaged(err error) bool {
-	return errors.Is(err, producer.ErrCorrupt) || errors.Is(err, segment.ErrCorrupt) || segment.IsNotExist(err)
+	return errors.Is(err, producer.ErrCorrupt) || errors.Is(err, ErrCorrupt) || segment.IsNotExist(err)
 }
 
 // rebuildAborted replays a sealed segment for its aborted transactions and

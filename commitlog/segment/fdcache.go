@@ -60,7 +60,7 @@ type File struct {
 	removed bool
 	// replaced are descriptors of earlier files of that path, see reopen.
 	replaced []vfs.File
-	elem    *list.Element // place in cache.idle, nil while referenced or closed
+	elem     *list.Element // place in cache.idle, nil while referenced or closed
 }
 
 // NewFile describes the file at path. Nothing is opened. With write the file

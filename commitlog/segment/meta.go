@@ -9,8 +9,8 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// ErrCorrupt: an index or description of a segment that cannot be trusted.
-var ErrCorrupt = errors.New("segment: corrupt")
+// ErrCorrupt: a file of the log that cannot be trusted, or bytes that are missing.
+var ErrCorrupt = errors.New("commitlog: corrupt")
 
 // MetaSize is the encoded size of a Meta in bytes.
 const MetaSize = 8*8 + 4 + 4
