@@ -193,6 +193,15 @@ func BenchmarkSendFile(b *testing.B) {
 	b.Run("wire", func(b *testing.B) { fetch(b, wireServer(b, h)) })
 }
 
+func BenchmarkNewTable(b *testing.B) {
+	for b.Loop() {
+		if _, err := parseLayouts(layoutText); err != nil {
+			b.Fatal(err)
+		}
+		fullTable(b)
+	}
+}
+
 func BenchmarkDecodeProduce(b *testing.B) {
 	e := fullTable(b).entry(keyProduce)
 	body := produce(-1, make([]byte, 16<<10)).AppendTo(nil)

@@ -29,6 +29,15 @@ func (c *Conn) handle(frame []byte) error {
 	if err != nil {
 		return &closeError{closedMalformed, fmt.Errorf("API key %d version %d: %w", h.key, h.version, err)}
 	}
+	owner := c.reader.buf
+	if h.key == keyProduce && owner.wasteful(len(frame)) {
+		// The request is going to hold its buffer for as long as it is pending.
+		size := bufferSize(len(body))
+		s.budget.force(int64(size))
+		owner = newBuffer(size, &s.budget)
+		defer owner.release()
+		body = owner.b[:copy(owner.b, body)]
+	}
 	req, memory, aliased, err := api.decode(p, h.version, body)
 	if err != nil {
 		return &closeError{closedMalformed, fmt.Errorf("API key %d version %d: %w", h.key, h.version, err)}
@@ -46,8 +55,8 @@ func (c *Conn) handle(frame []byte) error {
 		s.budget.force(r.memory)
 	}
 	if aliased {
-		r.frame = c.reader.buf
-		r.frame.retain()
+		owner.retain()
+		r.frame = owner
 		r.held += int64(r.Size)
 	}
 	s.counters.requests[h.key].Add(1)

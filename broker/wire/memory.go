@@ -202,6 +202,11 @@ func (b *buffer) retain() { b.refs.Add(1) }
 // shared tells whether others than the caller hold references.
 func (b *buffer) shared() bool { return b.refs.Load() > 1 }
 
+// wasteful tells whether a frame of n bytes should rather be copied than hold b.
+func (b *buffer) wasteful(n int) bool {
+	return len(b.b) > 4*minBuffer && 4*n < len(b.b)
+}
+
 func (b *buffer) release() {
 	if b.refs.Add(-1) > 0 {
 		return

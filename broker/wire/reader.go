@@ -144,7 +144,12 @@ func (c *Conn) admit() error {
 	}
 	if full() {
 		c.flushDeferred()
-		return c.park(time.Time{}, func() bool { return !full() || c.srv.draining() })
+		if err := c.park(time.Time{}, func() bool { return !full() || c.srv.draining() }); err != nil {
+			return err
+		}
+	}
+	if c.srv.draining() {
+		return errDraining
 	}
 	return nil
 }
