@@ -129,7 +129,7 @@ func (o *Owner) checkClaim(ctx context.Context) error {
 	}
 	f, err := decodeOwner(b)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; if no other recovery of this cluster lives, delete %s, and it is written anew", err, key)
 	}
 	if f.Generation != o.generation || f.Claim != o.claim {
 		return fmt.Errorf("%w: generation %d is claimed by %s, this is %s", ErrNotOwner, f.Generation, f.Claim, o.claim)

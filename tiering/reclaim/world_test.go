@@ -65,7 +65,7 @@ func object(w *world, c archive.Copy) archive.UploadedObject {
 	b := body(c.Led.Partition, c.Start, c.End)
 	return archive.UploadedObject{
 		Size: int64(len(b)), Checksum: objstore.ChecksumOf(b), Footer: 1,
-		Entry: manifest.Entry{Start: c.Start, End: c.End, Object: c.Object, Bytes: c.Bytes, Epochs: []manifest.EpochStart{{Epoch: 0, Start: 0}}},
+		Entry: manifest.Entry{Start: c.Start, End: c.End, Object: c.Object, Bytes: c.Bytes, MaxTimestamp: time.Now().UnixMilli(), Epochs: []manifest.EpochStart{{Epoch: 0, Start: 0}}},
 	}
 }
 
