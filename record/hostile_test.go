@@ -18,8 +18,13 @@ import (
 
 // packed makes a batch of one record out of bytes that are compressed already.
 func packed(t *testing.T, codec Codec, compressed []byte) []byte {
+	return packedCount(t, codec, 1, compressed)
+}
+
+// packedCount is packed with any number of records in the header.
+func packedCount(t *testing.T, codec Codec, n int, compressed []byte) []byte {
 	return bend(t, codec, func(kb *kmsg.RecordBatch) {
-		kb.NumRecords, kb.LastOffsetDelta, kb.Records = 1, 0, compressed
+		kb.NumRecords, kb.LastOffsetDelta, kb.Records = int32(n), int32(n-1), compressed
 	})
 }
 
@@ -32,27 +37,29 @@ func allocated(fn func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// A few kilobytes that become forty megabytes: refused at the
-// limit, and the memory is the window's, not the output's.
+// A few kilobytes that become forty megabytes: refused at the limit, and the
+// memory is the window's, not the output's.
 func TestBombs(t *testing.T) {
 	const blown = 40 << 20
 	zeros := make([]byte, blown)
-	for name, plain := range map[string][]byte{
-		// One record that is all value, and records of seven bytes.
-		"one record":  appendRecord(nil, 0, 0, &Record{Value: zeros}),
-		"tiny ones":   bytes.Repeat([]byte{12, 0, 0, 0, 1, 1, 0}, blown/7),
-		"zero length": zeros,
+	for name, c := range map[string]struct {
+		plain   []byte
+		records int
+	}{
+		"one record": {appendRecord(nil, 0, 0, &Record{Value: zeros}), 1},
+		"tiny ones":  {bytes.Repeat([]byte{12, 0, 0, 0, 1, 1, 0}, blown/7), blown / 7},
+		"of nothing": {zeros, blown},
 	} {
 		for _, codec := range []Codec{CodecGzip, CodecLz4, CodecZstd} {
 			t.Run(codec.String()+"/"+name, func(t *testing.T) {
 				var out bytes.Buffer
 				enc, free, err := newCompressor(codec, 0, &out)
 				require.NoError(t, err)
-				_, err = enc.Write(plain)
+				_, err = enc.Write(c.plain)
 				require.NoError(t, err)
 				require.NoError(t, enc.Close())
 				free()
-				raw := packed(t, codec, out.Bytes())
+				raw := packedCount(t, codec, c.records, out.Bytes())
 				rules := looseRules()
 				rules.MaxDecompressed = 32 << 20
 				got := allocated(func() { _, err = Validate(raw, rules) })
@@ -65,6 +72,9 @@ func TestBombs(t *testing.T) {
 				b, err := ReadBatch(raw)
 				require.NoError(t, err)
 				got = allocated(func() { err = b.RecordsWithin(1<<20, func(*Record) error { return nil }) })
+				if name != "of nothing" {
+					require.ErrorIs(t, err, ErrTooLarge)
+				}
 				require.Error(t, err)
 				require.Less(t, got, uint64(16<<20), "allocated")
 			})
