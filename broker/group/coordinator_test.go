@@ -463,6 +463,34 @@ func TestListAndDescribe(t *testing.T) {
 	})
 }
 
+// Operators see why groups rebalance.
+func TestRebalancesAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCoordinator(t, newFakeLog(), nil)
+		defer c.Close()
+		var b strings.Builder
+		c.logger = slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+				return slog.Attr{}
+			}
+			return a
+		}}))
+		lead(c)
+		b.Reset()
+		member := stabilize(t, c, "g", "t")
+		r := ask(func(done func(LeaveResponse)) {
+			c.Leave(&LeaveRequest{Group: "g", Members: []LeaveMember{{MemberID: member, Reason: strings.Repeat("ü", 200)}}}, done)
+		}).get(t)
+		require.NoError(t, r.Err)
+		require.Equal(t, `msg="group: state changed" group=g state=PreparingRebalance generation=0 members=1 reason="member c-1 joins"
+msg="group: state changed" group=g state=CompletingRebalance generation=1 members=1
+msg="group: state changed" group=g state=Stable generation=1 members=1
+msg="group: state changed" group=g state=Empty generation=2 members=0
+`, b.String())
+		require.Equal(t, "member c-1 leaves: "+strings.Repeat("ü", 127), c.shards[0].groups["g"].classic.reason)
+	})
+}
+
 func TestPartitionFor(t *testing.T) {
 	// Java's "hello".hashCode() and so on.
 	for s, want := range map[string]int32{
