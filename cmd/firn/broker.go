@@ -2,13 +2,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 
+	"github.com/firnlog/firn/broker"
 	"github.com/firnlog/firn/broker/config"
 )
 
 // runBroker is the one place where the command line meets package broker.
-func runBroker(context.Context, config.Config, *slog.Logger) error {
-	return errors.New("this program was built without the broker")
+func runBroker(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	broker.Version = version
+	b, err := broker.New(cfg, log)
+	if err != nil {
+		return err
+	}
+	return b.Run(ctx)
 }
