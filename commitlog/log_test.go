@@ -113,7 +113,7 @@ func flush(t testing.TB, l *Log) {
 }
 
 // readAll reads the log from an offset, in slices of at most maxBytes.
-func readAll(t testing.TB, l *Log, from record.Offset, maxBytes int) []byte {
+func readAll(t require.TestingT, l *Log, from record.Offset, maxBytes int) []byte {
 	var all []byte
 	for from < l.End() {
 		s, err := l.Read(from, l.End(), maxBytes, true)

@@ -110,8 +110,8 @@ func (l *Log) read(from, upTo record.Offset, maxBytes int64, atLeastOne bool) (S
 		switch {
 		case err != nil:
 			return s, err
-		case !ok && p.IsSealed():
-			s.Next = max(s.Next, min(p.Meta().End, upTo)) // a gap at the segment's end
+		case !ok:
+			s.Next = max(s.Next, min(span.Next, upTo)) // a gap at the segment's end
 			continue
 		case span.Len == 0:
 			return s, nil

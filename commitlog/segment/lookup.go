@@ -214,7 +214,7 @@ func (s *Segment) FindTime(ts int64, from record.Offset) (at At, ok bool, err er
 // Read selects the batches from the one that holds from (or the next after a
 // gap) up to upTo, at most maxBytes of them, but one whole batch at least when
 // atLeastOne. Len is 0 when that first batch may not be read. It answers false
-// when the segment holds nothing at or above from.
+// when the segment holds nothing at or above from; Next is then its end.
 //
 // REQUIRES: a reference on File() is held.
 func (s *Segment) Read(from, upTo record.Offset, maxBytes int64, atLeastOne bool) (Span, bool, error) {
@@ -224,7 +224,7 @@ func (s *Segment) Read(from, upTo record.Offset, maxBytes int64, atLeastOne bool
 	}
 	at, ok, err := s.find(&v, from)
 	if err != nil || !ok {
-		return Span{}, false, err
+		return Span{First: record.NoOffset, Next: v.meta.End}, false, err
 	}
 	h := &at.Header
 	if h.NextOffset() > upTo || int64(h.Size()) > maxBytes && !atLeastOne {

@@ -1,0 +1,188 @@
+package commitlog
+
+import (
+	"encoding/binary"
+	"flag"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/firnlog/firn/commitlog/producer"
+	"github.com/firnlog/firn/commitlog/segment"
+	"github.com/firnlog/firn/record"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name string, b []byte) {
+	path := filepath.Join("testdata", name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(b))
+}
+
+func sampleCheckpoint() *checkpoint {
+	sealed := segment.Meta{Base: 10, End: 20, Bytes: 700, MinTimestamp: 5, MaxTimestamp: 9, MaxTimestampBatch: 12, Created: 1700000000000, LastAppend: 1700000000500, Aborted: 1}
+	active := segment.Meta{Base: 20, End: 31, Bytes: 300, MinTimestamp: 7, MaxTimestamp: 8, MaxTimestampBatch: 20, Created: 1700000001000, LastAppend: 1700000001500}
+	swap := sealed
+	swap.Bytes, swap.Flags = 200, segment.Compacted
+	return &checkpoint{
+		clean: true, start: 10, cleaned: 20, segments: []segment.Meta{sealed, active}, swap: &swap,
+		epochs: epochCache{{1, 0}, {4, 15}}, aborted: []producer.Aborted{{ProducerID: 3, First: 21, Last: 25, LastStable: 26}},
+		producers: (&producer.State{}).AppendSnapshot(nil, 31),
+	}
+}
+
+func TestGoldenCheckpoint(t *testing.T) {
+	b := sampleCheckpoint().append(nil)
+	golden(t, "v1.checkpoint", b)
+	got, err := parseCheckpoint(b)
+	require.NoError(t, err)
+	require.Equal(t, sampleCheckpoint(), got)
+	for i := range b {
+		b[i] ^= 1
+		_, err := parseCheckpoint(b)
+		require.ErrorIs(t, err, ErrCorrupt, "byte %d", i)
+		b[i] ^= 1
+	}
+}
+
+func TestGoldenEpochs(t *testing.T) {
+	golden(t, "v1.epochs", appendEpochs(nil, epochCache{{0, 0}, {3, 100}, {4, 100}}))
+}
+
+func FuzzParseCheckpoint(f *testing.F) {
+	f.Add(sampleCheckpoint().append(nil))
+	f.Add((&checkpoint{reset: true, producers: []byte{}}).append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) < 4 {
+			return
+		}
+		b = append([]byte(nil), b...)
+		binary.BigEndian.PutUint32(b[len(b)-4:], crc32.Checksum(b[:len(b)-4], castagnoli))
+		c, err := parseCheckpoint(b)
+		if err != nil {
+			return
+		}
+		again, err := parseCheckpoint(c.append(nil))
+		require.NoError(t, err)
+		require.Equal(t, c, again)
+	})
+}
+
+func FuzzParseEpochs(f *testing.F) {
+	f.Add(appendEpochs(nil, epochCache{{0, 0}, {3, 100}, {4, 100}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, rest, err := parseEpochs(b)
+		if err != nil {
+			require.ErrorIs(t, err, ErrCorrupt)
+			return
+		}
+		require.Equal(t, b, append(appendEpochs(nil, c), rest...))
+		for _, e := range c {
+			got, end := c.endOf(e.Epoch, 1<<60)
+			require.Equal(t, e.Epoch, got)
+			require.GreaterOrEqual(t, end, e.Start)
+		}
+	})
+}
+
+func TestDir(t *testing.T) {
+	fs := memFS(t)
+	d, err := OpenDir(fs, "/data", DirOptions{BootID: "boot-1"})
+	require.NoError(t, err)
+	require.True(t, d.IsNew())
+	require.False(t, d.SameBoot())
+	id := d.DirectoryID()
+	require.NotEqual(t, uuid.Nil, id)
+	_, err = OpenDir(fs, "/data", DirOptions{})
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, d.SetClusterID("c1"))
+	require.NoError(t, d.SetClusterID("c1"))
+	require.Error(t, d.SetClusterID("c2"))
+
+	tp := record.TopicPartition{Topic: record.NewTopicID(), Partition: 3}
+	e := newEnv(t, fs, d.PathOf(tp))
+	l := e.open()
+	fill(t, l, 2)
+	require.NoError(t, l.Close(true))
+	require.NoError(t, fs.MkdirAll("/data/metadata", 0o755))
+	tps, err := d.ListPartitions()
+	require.NoError(t, err)
+	require.Equal(t, []record.TopicPartition{tp}, tps)
+
+	now := time.Now()
+	stray, err := d.SetAsideStray(tp, now)
+	require.NoError(t, err)
+	_, err = fs.Stat(stray + "/" + checkpointName)
+	require.NoError(t, err)
+	tps, err = d.ListPartitions()
+	require.NoError(t, err)
+	require.Empty(t, tps)
+	n, err := d.RemoveStrays(now)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	n, err = d.RemoveStrays(now.Add(time.Second))
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	_, err = fs.Stat(stray)
+	require.True(t, segment.IsNotExist(err))
+
+	l = e.open()
+	fill(t, l, 2)
+	require.NoError(t, l.Close(true))
+	require.NoError(t, d.RemovePartition(tp))
+	require.NoError(t, d.RemovePartition(tp))
+	tps, err = d.ListPartitions()
+	require.NoError(t, err)
+	require.Empty(t, tps)
+	require.NoError(t, d.Close(true))
+
+	for _, c := range []struct {
+		boot                   string
+		same, clean, untrusted bool
+		mark, closeClean       bool
+	}{
+		{boot: "boot-1", same: true, clean: true},
+		{boot: "boot-2", closeClean: true},
+		{boot: "boot-2", same: true, clean: true, mark: true, closeClean: true},
+		{boot: "boot-2", same: true, untrusted: true},
+		{boot: "boot-2", same: true, untrusted: true, closeClean: true},
+		{boot: "boot-2", same: true, clean: true},
+	} {
+		d, err := OpenDir(fs, "/data", DirOptions{BootID: c.boot})
+		require.NoError(t, err)
+		require.Equal(t, id, d.DirectoryID())
+		require.Equal(t, "c1", d.ClusterID())
+		require.False(t, d.IsNew())
+		require.Equal(t, c.same, d.SameBoot(), "%+v", c)
+		require.Equal(t, c.clean, d.Clean(), "%+v", c)
+		require.Equal(t, c.untrusted, d.Untrusted(), "%+v", c)
+		if c.mark {
+			require.NoError(t, d.MarkUntrusted())
+		}
+		require.NoError(t, d.Close(c.closeClean))
+	}
+	require.NoError(t, segment.WriteFile(fs, "/data/"+metaName, []byte(`{"format":"else"}`), true))
+	_, err = OpenDir(fs, "/data", DirOptions{})
+	require.ErrorIs(t, err, ErrCorrupt)
+}
+
+func FuzzParseDirMeta(f *testing.F) {
+	f.Add([]byte(`{"format":"firn-data-directory","version":1,"directoryId":"6ba7b810-9dad-11d1-80b4-00c04fd430c8","bootId":"x","clean":true}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if m, err := parseDirMeta(b); err == nil {
+			require.Equal(t, metaV1, m.Version)
+			require.NotEqual(t, uuid.Nil, m.DirectoryID)
+		}
+	})
+}
