@@ -62,6 +62,7 @@ func TestKafkaDefaults(t *testing.T) {
 		TimestampBeforeMaxMs: math.MaxInt64, TimestampAfterMaxMs: 3600000, MinInsyncReplicas: 1,
 		SegmentBytes: 1 << 30, SegmentMs: 7 * dayMs, RetentionMs: 7 * dayMs, RetentionBytes: -1,
 		LocalRetentionMs: 7 * dayMs, LocalRetentionBytes: -1, Fsync: true,
+		RemoteCopyLagBytes: -1, MaxDecompressedBytes: 2147483639,
 	}, c)
 }
 
@@ -77,6 +78,7 @@ func TestValidateTopicOverride(t *testing.T) {
 		{"segment.bytes", "2147483648", "Invalid value 2147483648 for configuration segment.bytes: Not a number of type INT"},
 		{"cleanup.policy", "compact, delete", ""},
 		{"cleanup.policy", "", ""},
+		{"cleanup.policy", ",delete", "Configuration 'cleanup.policy' values must not be empty."},
 		{"cleanup.policy", "shred", "Invalid value shred for configuration cleanup.policy: String must be one of: compact, delete"},
 		{"compression.type", "brotli", "Invalid value brotli for configuration compression.type: String must be one of: uncompressed, zstd, lz4, snappy, gzip, producer"},
 		{"compression.gzip.level", "-1", ""},
@@ -179,6 +181,23 @@ func TestParseTopicRules(t *testing.T) {
 			want: "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."},
 		{name: "no object store, inherited", broker: set{RemoteSystemEnable: "false", "log.remote.storage.enable": "true"}, check: func(t *testing.T, c *TopicConfig) {
 			require.False(t, c.RemoteStorage)
+		}},
+		{name: "copies wait for the local retention", overrides: set{"remote.storage.enable": "true", "local.retention.ms": "50", "remote.copy.lag.ms": "-1", "remote.copy.lag.bytes": "-1"}, check: func(t *testing.T, c *TopicConfig) {
+			require.False(t, c.CopyDue(49, math.MaxInt64))
+			require.True(t, c.CopyDue(50, 0))
+		}},
+		{name: "copies wait for either", overrides: set{"remote.storage.enable": "true", "remote.copy.lag.ms": "100", "remote.copy.lag.bytes": "10"}, check: func(t *testing.T, c *TopicConfig) {
+			require.False(t, c.CopyDue(99, 9))
+			require.True(t, c.CopyDue(100, 0))
+			require.True(t, c.CopyDue(0, 10))
+		}},
+		{name: "copies do not wait by default", overrides: set{"remote.storage.enable": "true"}, check: func(t *testing.T, c *TopicConfig) {
+			require.True(t, c.CopyDue(0, 0))
+		}},
+		{name: "copies later than local data may stay", overrides: set{"remote.storage.enable": "true", "local.retention.ms": "50", "remote.copy.lag.ms": "100"},
+			want: "Invalid value 100 for configuration remote.copy.lag.ms: Value must not exceed local.retention.ms (effective value: 50)"},
+		{name: "an inherited copy lag is cut", overrides: set{"remote.storage.enable": "true", "local.retention.ms": "50"}, broker: set{"log.remote.copy.lag.ms": "100"}, check: func(t *testing.T, c *TopicConfig) {
+			require.EqualValues(t, 50, c.RemoteCopyLagMs)
 		}},
 		{name: "compact and tiered", overrides: set{"cleanup.policy": "compact", "remote.storage.enable": "true"}, check: func(t *testing.T, c *TopicConfig) {
 			require.True(t, c.RemoteStorage && c.CleanupCompact && !c.CleanupDelete)

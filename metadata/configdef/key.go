@@ -158,7 +158,11 @@ func (k *Key) Normalize(value string) (string, error) {
 		}
 		text, number = formatDouble(f), f
 	case TypeList:
-		text = strings.Join(SplitList(text), ",")
+		parts := SplitList(text)
+		if slices.Contains(parts, "") {
+			return "", &Error{Name: k.Name, Message: "Configuration '" + k.Name + "' values must not be empty.", Reason: "expected no empty value between commas"}
+		}
+		text = strings.Join(parts, ",")
 	}
 	if why := k.outOfRange(text, number); why != "" {
 		return "", invalidValue(k.Name, value, why)

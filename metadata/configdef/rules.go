@@ -64,10 +64,10 @@ func (r *resolved) checkCompactionLag() {
 	}
 }
 
-// inheritRemote keeps the broker's default of tiering away from topics that it
-// is not meant for: only those that are purely cleanup.policy=delete take it.
+// inheritRemote keeps the broker's default of tiering away from compacted
+// topics: they are tiered only when they say so themselves.
 func (r *resolved) inheritRemote() {
-	if !r.explicit[RemoteStorage] && r.values[CleanupPolicy] != "delete" {
+	if !r.explicit[RemoteStorage] && slices.Contains(SplitList(r.values[CleanupPolicy]), "compact") {
 		r.values[RemoteStorage] = "false"
 	}
 }
@@ -108,6 +108,21 @@ func (r *resolved) local(name, totalName string) int64 {
 		r.errs = append(r.errs, invalidValue(name, strconv.FormatInt(local, 10), why))
 	}
 	return total
+}
+
+// copyLag is the effective remote.copy.lag, by time or by size: -1 stands for
+// the local retention, which an explicit one may not exceed.
+func (r *resolved) copyLag(name, localName string, local int64) int64 {
+	lag := r.int(name)
+	switch {
+	case lag == -1:
+		return local
+	case !r.bool(RemoteStorage) || local == -1 || lag <= local:
+		return lag
+	case r.explicit[name]:
+		r.errs = append(r.errs, invalidValue(name, r.values[name], fmt.Sprintf("Value must not exceed %s (effective value: %d)", localName, local)))
+	}
+	return local
 }
 
 // ValidateBrokerChange checks one dynamic broker setting. perBroker is true for

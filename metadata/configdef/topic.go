@@ -42,6 +42,13 @@ type TopicConfig struct {
 	// LocalRetentionMs and LocalRetentionBytes bound what stays on disk once it
 	// is copied; -1 is unlimited. On a topic that is not tiered they equal the total.
 	LocalRetentionMs, LocalRetentionBytes int64
+	// RemoteCopyLagMs and RemoteCopyLagBytes hold copies back, see CopyDue; 0 does
+	// not, -1 switches the check off. On tiered topics neither exceeds the local retention.
+	RemoteCopyLagMs, RemoteCopyLagBytes int64
+	// MaxDecompressedBytes bounds one record of a compressed batch.
+	MaxDecompressedBytes int
+	// DeadLetters: share groups may write what they gave up into the topic.
+	DeadLetters bool
 	// RemoteStorage: sealed segments are copied, unless RemoteCopyDisable.
 	RemoteStorage, RemoteCopyDisable, RemoteDeleteOnDisable bool
 	// Tiers is retention.tiers as it was set, else nil. Ladder derives one.
@@ -72,6 +79,13 @@ func (c *TopicConfig) Ladder() Ladder {
 		return Ladder{{Tier: HotTier, UntilMs: c.LocalRetentionMs}, {Tier: "warm", UntilMs: c.RetentionMs}}
 	}
 	return Ladder{{Tier: HotTier, UntilMs: c.RetentionMs}}
+}
+
+// CopyDue says whether a sealed segment may be copied to the object store: its
+// newest record is ageMs old, and newerBytes of local log lie behind it. Either
+// check is enough (KIP-1241).
+func (c *TopicConfig) CopyDue(ageMs, newerBytes int64) bool {
+	return (c.RemoteCopyLagMs >= 0 && ageMs >= c.RemoteCopyLagMs) || (c.RemoteCopyLagBytes >= 0 && newerBytes >= c.RemoteCopyLagBytes)
 }
 
 // ValidateTopicOverride checks one override by itself. The error is an *[Error]
@@ -151,6 +165,7 @@ func ParseTopic(overrides, brokerSet map[string]string) (*TopicConfig, error) {
 	}
 	localMs := r.local(LocalRetentionMs, RetentionMs)
 	localBytes := r.local(LocalRetentionB, RetentionBytes)
+	lagMs, lagBytes := r.copyLag(RemoteCopyLagMs, LocalRetentionMs, localMs), r.copyLag(RemoteCopyLagB, LocalRetentionB, localBytes)
 
 	policy := SplitList(r.values[CleanupPolicy])
 	ratio, err := strconv.ParseFloat(r.values["min.cleanable.dirty.ratio"], 64)
@@ -185,6 +200,10 @@ func ParseTopic(overrides, brokerSet map[string]string) (*TopicConfig, error) {
 		RetentionBytes:          max(r.int(RetentionBytes), -1),
 		LocalRetentionMs:        localMs,
 		LocalRetentionBytes:     localBytes,
+		RemoteCopyLagMs:         lagMs,
+		RemoteCopyLagBytes:      lagBytes,
+		MaxDecompressedBytes:    int(r.int(MaxDecompressedBytes)),
+		DeadLetters:             r.bool("errors.deadletterqueue.group.enable"),
 		RemoteStorage:           r.bool(RemoteStorage),
 		RemoteCopyDisable:       r.bool(RemoteCopyDisable),
 		RemoteDeleteOnDisable:   r.bool(RemoteDeleteOnOff),

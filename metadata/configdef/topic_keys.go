@@ -10,25 +10,28 @@ const maxLong = "9223372036854775807"
 
 // Names of topic settings that code refers to.
 const (
-	CleanupPolicy      = "cleanup.policy"
-	CompressionType    = "compression.type"
-	FlushMessages      = "flush.messages"
-	LocalRetentionMs   = "local.retention.ms"
-	LocalRetentionB    = "local.retention.bytes"
-	MaxMessageBytes    = "max.message.bytes"
-	MinInsyncReplicas  = "min.insync.replicas"
-	RemoteStorage      = "remote.storage.enable"
-	RemoteCopyDisable  = "remote.log.copy.disable"
-	RemoteDeleteOnOff  = "remote.log.delete.on.disable"
-	RetentionMs        = "retention.ms"
-	RetentionBytes     = "retention.bytes"
-	SegmentBytes       = "segment.bytes"
-	SegmentMs          = "segment.ms"
-	MinCompactionLagMs = "min.compaction.lag.ms"
-	MaxCompactionLagMs = "max.compaction.lag.ms"
-	DurabilityName     = "durability"
-	ValidationName     = "record.validation"
-	RetentionTiers     = "retention.tiers"
+	CleanupPolicy        = "cleanup.policy"
+	MaxDecompressedBytes = "max.decompressed.message.bytes"
+	RemoteCopyLagMs      = "remote.copy.lag.ms"
+	RemoteCopyLagB       = "remote.copy.lag.bytes"
+	CompressionType      = "compression.type"
+	FlushMessages        = "flush.messages"
+	LocalRetentionMs     = "local.retention.ms"
+	LocalRetentionB      = "local.retention.bytes"
+	MaxMessageBytes      = "max.message.bytes"
+	MinInsyncReplicas    = "min.insync.replicas"
+	RemoteStorage        = "remote.storage.enable"
+	RemoteCopyDisable    = "remote.log.copy.disable"
+	RemoteDeleteOnOff    = "remote.log.delete.on.disable"
+	RetentionMs          = "retention.ms"
+	RetentionBytes       = "retention.bytes"
+	SegmentBytes         = "segment.bytes"
+	SegmentMs            = "segment.ms"
+	MinCompactionLagMs   = "min.compaction.lag.ms"
+	MaxCompactionLagMs   = "max.compaction.lag.ms"
+	DurabilityName       = "durability"
+	ValidationName       = "record.validation"
+	RetentionTiers       = "retention.tiers"
 )
 
 // MinSegmentBytes is the smallest segment.bytes (Kafka 4.0 and newer).
@@ -75,6 +78,7 @@ var topicTable = newTable(
 		checked(throttledReplicas),
 	list("leader.replication.throttled.replicas", "", "Replicas whose replication is throttled on the leader's side: partition:broker pairs, or * for all.").
 		checked(throttledReplicas),
+	boolean("errors.deadletterqueue.group.enable", "false", "Whether share groups may write records that they gave up into this topic (KIP-1191)."),
 	integer("index.interval.bytes", "4096", "Bytes of log between two entries of a sparse index.").
 		atLeast(0).from("log.index.interval.bytes"),
 	long(LocalRetentionB, "-2", "Bytes of a tiered partition that stay on local disk once copied; -2 is the value of retention.bytes, -1 unlimited.").
@@ -83,6 +87,8 @@ var topicTable = newTable(
 		atLeast(-2).from("log.local.retention.ms"),
 	long(MaxCompactionLagMs, maxLong, "The longest time, in ms, that a record may wait for compaction.").
 		atLeast(1).from("log.cleaner.max.compaction.lag.ms"),
+	integer(MaxDecompressedBytes, "2147483639", "The largest record, in bytes, that a compressed batch may hold once decompressed.").
+		between(1, 2147483639).from("max.decompressed.message.bytes"),
 	integer(MaxMessageBytes, "1048588", "The largest batch, in bytes, compressed and with its 12-byte prefix.").
 		atLeast(0).from("message.max.bytes"),
 	long("message.timestamp.after.max.ms", "3600000", "How far, in ms, a record's timestamp may lie after the broker's clock. CreateTime only.").
@@ -101,6 +107,10 @@ var topicTable = newTable(
 		from("log.preallocate"),
 	boolean(RemoteStorage, "false", "Whether sealed segments are copied to the object store. The broker's default comes from log.remote.storage.enable, which Kafka does not have.").
 		from("log.remote.storage.enable"),
+	long(RemoteCopyLagB, "-1", "A sealed segment is copied once so many bytes of newer data lie behind it locally, or once remote.copy.lag.ms says so; 0 is at once, -1 is the local retention.").
+		atLeast(-1).from("log.remote.copy.lag.bytes"),
+	long(RemoteCopyLagMs, "0", "A sealed segment is copied once its newest record is so many ms old, or once remote.copy.lag.bytes says so; 0 is at once, -1 is the local retention.").
+		atLeast(-1).from("log.remote.copy.lag.ms"),
 	boolean(RemoteCopyDisable, "false", "Stops copying to the object store; what is there stays readable and expires by retention."),
 	boolean(RemoteDeleteOnOff, "false", "Allows remote.storage.enable to be switched off: the topic's remote data is deleted then."),
 	long(RetentionBytes, "-1", "Bytes that a partition keeps in all tiers together; -1 is unlimited.").
