@@ -10,7 +10,6 @@ import (
 
 // runBroker is the one place where the command line meets package broker.
 func runBroker(ctx context.Context, cfg config.Config, log *slog.Logger) error {
-	broker.Version = version
 	b, err := broker.New(cfg, log)
 	if err != nil {
 		return err
