@@ -130,6 +130,37 @@ func TestSlowLorisIsClosed(t *testing.T) {
 	sender.Wait()
 }
 
+func TestOverdue(t *testing.T) {
+	const second = int64(time.Second)
+	for name, tc := range map[string]struct {
+		set  func(c *Conn)
+		want error
+	}{
+		"fresh":                     {func(c *Conn) {}, nil},
+		"frame in time":             {func(c *Conn) { c.frameSince.Store(970 * second) }, nil},
+		"frame too late":            {func(c *Conn) { c.frameSince.Store(969 * second) }, errSlowFrame},
+		"large frame at the rate":   {func(c *Conn) { c.frameSince.Store(900 * second); c.frameGot.Store(70 * 64 << 10) }, nil},
+		"large frame below it":      {func(c *Conn) { c.frameSince.Store(900 * second); c.frameGot.Store(69 * 64 << 10) }, errSlowFrame},
+		"write makes progress":      {func(c *Conn) { c.writeSince.Store(970 * second) }, nil},
+		"write stands still":        {func(c *Conn) { c.writeSince.Store(969 * second) }, errSlowReader},
+		"idle":                      {func(c *Conn) { c.active.Store(399 * second) }, errIdle},
+		"idle, but answers to come": {func(c *Conn) { c.active.Store(399 * second); c.inFlight.Store(1) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := NewServer(Options{
+				Listeners: []Listener{{Name: "A"}}, Handler: handlerFunc(answerHeartbeat), Table: fullTable(t),
+			})
+			require.NoError(t, err)
+			s.now.Store(1000 * second)
+			c := &Conn{srv: s}
+			c.active.Store(1000 * second)
+			tc.set(c)
+			_, err = c.overdue()
+			require.Equal(t, tc.want, err)
+		})
+	}
+}
+
 func TestIdleIsClosedButNotWhilePending(t *testing.T) {
 	held := make(chan *Request, 1)
 	ts := start(t, func(r *Request) { held <- r }, func(o *Options) { o.IdleTimeout = 40 * time.Millisecond })

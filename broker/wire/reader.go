@@ -86,9 +86,27 @@ func (c *Conn) run() {
 		// Let pending requests be answered. Its error could only say that the
 		// connection is lost, and that is where this leads.
 		_ = c.park(time.Time{}, c.quietLocked)
+		c.sayGoodbye()
 	}
 	c.shut(reason, err)
 	c.srv.remove(c)
+}
+
+// goodbyeTimeout bounds the wait for a full socket when a TLS session ends.
+const goodbyeTimeout = time.Second
+
+// sayGoodbye ends a TLS session by close_notify, so that the client can tell
+// the end from a cut. That it cannot be sent changes nothing: the connection
+// closes next.
+//
+// REQUIRES: no writer runs.
+func (c *Conn) sayGoodbye() {
+	if c.tls == nil || !c.tls.ConnectionState().HandshakeComplete {
+		return
+	}
+	if c.tcp.SetWriteDeadline(time.Now().Add(goodbyeTimeout)) == nil {
+		_ = c.tls.CloseWrite()
+	}
 }
 
 // quietLocked tells whether every request was answered and the answers sent.

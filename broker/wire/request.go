@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"runtime/debug"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -45,12 +47,12 @@ type Request struct {
 	answer answer
 }
 
-// answer is what a request ended with. At most one field is set; none for
-// ReplyNone.
+// answer is what a request ended with: encoded, encoded and payload, close, or
+// nothing for ReplyNone.
 type answer struct {
 	encoded *[]byte  // a whole frame, from answerPool
-	payload *Payload // goes after the header in encoded
-	close   error
+	payload *Payload // the rest of the frame, where encoded is its header
+	close   error    // close instead of sending
 	charged int64 // reserved from the budget for encoded
 }
 
@@ -117,8 +119,13 @@ func (r *Request) Reply(resp kmsg.Response) {
 func (r *Request) ReplyRaw(p *Payload) {
 	buf := answerPool.Get().(*[]byte)
 	*buf = appendResponseHeader(*buf, r.CorrelationID, r.Key, r.flexible)
-	binary.BigEndian.PutUint32(*buf, uint32(int64(len(*buf)-4)+p.size()))
-	r.finish(answer{encoded: buf, payload: p})
+	size := int64(len(*buf)-4) + p.size()
+	a := answer{encoded: buf, payload: p}
+	if size > math.MaxInt32 {
+		a.close = fmt.Errorf("answer of %d bytes to API key %d fits no frame", size, r.Key)
+	}
+	binary.BigEndian.PutUint32(*buf, uint32(size))
+	r.finish(a)
 }
 
 // ReplyNone ends a request that has no answer (Produce with acks=0).

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"io"
 	"math/big"
 	mathrand "math/rand/v2"
 	"net"
@@ -190,6 +191,21 @@ func TestTruncatedFileClosesConnection(t *testing.T) {
 	})
 }
 
+func TestAnswerTooLargeForAFrameCloses(t *testing.T) {
+	released := make(chan struct{})
+	ts := start(t, func(r *Request) {
+		r.ReplyRaw(&Payload{
+			Sections: []Section{{Range: FileRange{File: memFile{}, Len: 1 << 31}}},
+			Release:  func() { close(released) },
+		})
+	}, nil)
+	c := ts.dial()
+	c.send(heartbeat("a"))
+	c.closed()
+	<-released
+	ts.eventually(func(s Stats) bool { return s.Closed["handler"] == 1 })
+}
+
 func TestTLS(t *testing.T) {
 	held := make(chan *Request, 100)
 	ts, dial := startTLS(t, func(r *Request) {
@@ -215,6 +231,12 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, d.nc.Close())
 	<-ctx.Done()
 	answerHeartbeat(r)
+
+	// An orderly end is told from a cut.
+	e := dial()
+	e.write([]byte{0, 0, 0, 9, 0, 99, 0, 0, 0})
+	_, err := e.nc.Read(make([]byte, 1))
+	require.Equal(t, io.EOF, err)
 
 	// Kafka frames where TLS is spoken.
 	plain := ts.dial()
