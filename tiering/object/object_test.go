@@ -199,7 +199,7 @@ func variants(dir string) map[string]Meta {
 func TestRoundTrip(t *testing.T) {
 	for name, meta := range variants(t.TempDir()) {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(20) {
+			for seed := range uint64(12) {
 				r := rand.New(rand.NewPCG(seed, 1))
 				l := randomLog(r, 1+r.IntN(3), r.IntN(200), 1+r.IntN(3000))
 				data := build(t, l, meta)
@@ -397,8 +397,8 @@ func TestTransientErrorIsNotCorruption(t *testing.T) {
 func TestBitFlips(t *testing.T) {
 	for name, meta := range variants(t.TempDir()) {
 		t.Run(name, func(t *testing.T) {
-			l := randomLog(rand.New(rand.NewPCG(3, 3)), 2, 12, 40)
-			meta.ChunkBytes = 400
+			l := randomLog(rand.New(rand.NewPCG(3, 3)), 2, 4, 20)
+			meta.ChunkBytes = 200
 			data := build(t, l, meta)
 			whole := crcOf(data)
 			for bit := range len(data) * 8 {

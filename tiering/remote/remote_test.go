@@ -107,11 +107,42 @@ func TestNarrowEntry(t *testing.T) {
 	w.batches = w.batches[10:30]
 	rd := w.reader(Options{}, cache.Options{})
 	w.readThrough(rd, 0, 700)
+	for _, b := range w.batches {
+		req := Request{TP: testTP, From: b.BaseOffset, UpTo: 1 << 40, MaxBytes: 1 << 20}
+		res, err := rd.Read(t.Context(), req)
+		require.NoError(t, err)
+		require.NoError(t, w.checkRead(req, res), "what the entry does not show is not served")
+		res.Release()
+	}
 	_, ok, err := rd.OffsetForTime(t.Context(), testTP, 1)
 	require.NoError(t, err)
 	require.True(t, ok)
 	_, _, _, err = rd.LastState(t.Context(), testTP)
 	require.ErrorIs(t, err, object.ErrCorrupt, "the object's producers are not those at the entry's end")
+}
+
+// TestEntryEndsInGap: an entry can end where its object goes on after a gap that
+// compaction left. Who reads from within the gap is sent on.
+func TestEntryEndsInGap(t *testing.T) {
+	w := newWorld(t, rand.New(rand.NewPCG(20, 20)), shape{objects: 1, batches: 60, body: 100, chunk: 1500, gaps: true})
+	gaps := 0
+	for i := 1; i < len(w.batches); i++ {
+		from, end := w.batches[i-1].NextOffset(), w.batches[i].BaseOffset
+		if from == end {
+			continue
+		}
+		gaps++
+		e := w.manifest.Entries()[0]
+		e.End = end
+		m, err := manifest.New(e.Start, end, []manifest.Entry{e})
+		require.NoError(t, err)
+		narrow := &world{t: t, mem: w.mem, store: w.store, sizes: w.sizes, manifest: m}
+		res, err := narrow.reader(Options{}, cache.Options{}).Read(t.Context(), Request{TP: testTP, From: from, UpTo: 1 << 40, MaxBytes: 1 << 20, AtLeastOne: true})
+		require.NoError(t, err)
+		require.Empty(t, res.Pieces)
+		require.Equal(t, end, res.Next)
+	}
+	require.NotZero(t, gaps)
 }
 
 // TestTimes compares lookups by time with a walk over all records.
@@ -509,7 +540,7 @@ func TestReadAheadIsBounded(t *testing.T) {
 				require.Less(t, ahead, int64(100_000))
 				switch end {
 				case "seek":
-					res, err := rd.Read(t.Context(), Request{TP: testTP, From: w.manifest.RemoteEnd() - 1, UpTo: 1 << 40, MaxBytes: 2000, AtLeastOne: true, Stream: 1})
+					res, err := rd.Read(t.Context(), Request{TP: testTP, From: w.manifest.LogStart(), UpTo: 1 << 40, MaxBytes: 2000, AtLeastOne: true, Stream: 1})
 					require.NoError(t, err)
 					res.Release()
 				case "gone":
