@@ -523,3 +523,11 @@ func FuzzTopicValue(f *testing.F) {
 		require.NotEqual(t, int64(-2), c.LocalRetentionMs)
 	})
 }
+
+// A topic that tiers only because the broker's default says so may become
+// compacted: that is no order to disable tiering.
+func TestCompactionMayEndInheritedTiering(t *testing.T) {
+	broker := map[string]string{"remote.log.storage.system.enable": "true", "log.remote.storage.enable": "true"}
+	require.NoError(t, ValidateTopicChange(map[string]string{}, map[string]string{"cleanup.policy": "compact,delete"}, broker))
+	require.Error(t, ValidateTopicChange(map[string]string{}, map[string]string{"remote.storage.enable": "false"}, broker))
+}

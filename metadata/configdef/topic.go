@@ -226,6 +226,11 @@ func ValidateTopicChange(existing, proposed, brokerSet map[string]string) error 
 	if existing == nil || next.RemoteStorage || next.RemoteDeleteOnDisable {
 		return nil
 	}
+	if _, said := proposed[RemoteStorage]; !said && inheritsRemote(brokerSet) {
+		// The broker's default tiers what is not compacted, and this topic is to be
+		// compacted: nobody disabled anything, and what was copied stays readable.
+		return nil
+	}
 	// What is stored already may break today's rules; only its tiering matters here.
 	if now, _ := ParseTopic(existing, brokerSet); now.RemoteStorage {
 		return &Error{Name: RemoteStorage, Message: "It is invalid to disable remote storage without deleting remote data. " +
@@ -233,4 +238,10 @@ func ValidateTopicChange(existing, proposed, brokerSet map[string]string) error 
 			"If you want to disable remote storage and delete all remote data, please set `remote.storage.enable=false,remote.log.delete.on.disable=true`."}
 	}
 	return nil
+}
+
+// inheritsRemote tells whether the broker's default is to tier topics.
+func inheritsRemote(brokerSet map[string]string) bool {
+	text, err := topicTable.byName[RemoteStorage].inherited(brokerSet)
+	return err == nil && text == "true"
 }
