@@ -10,7 +10,8 @@ import (
 
 // KindOfHTTP maps an answer of an S3-compatible server to a sentinel: by its
 // error code where that says more than the status. Both drivers use it, so
-// that they cannot disagree. Status 0 means that no answer came.
+// that they cannot disagree. Status 0 means that no answer came; an error with
+// a status of success, that the answer broke off.
 func KindOfHTTP(status int, code string) error {
 	switch code {
 	case "NoSuchKey", "NoSuchBucket", "NotFound", "NoSuchUpload":
@@ -28,7 +29,7 @@ func KindOfHTTP(status int, code string) error {
 		return ErrInvalid
 	}
 	switch {
-	case status == 0, status >= 500 && status != http.StatusNotImplemented,
+	case status < 300, status >= 500 && status != http.StatusNotImplemented,
 		status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status == http.StatusConflict:
 		return ErrTransient
 	case status == http.StatusNotFound:

@@ -9,19 +9,54 @@ import (
 	"github.com/firnlog/firn/tiering/objstore"
 	"github.com/firnlog/firn/tiering/objstore/s3"
 	"github.com/firnlog/firn/tiering/objstore/storetest"
+	"github.com/firnlog/firn/tiering/objstore/storetest/faultproxy"
 )
 
 func TestMain(m *testing.M) { testminio.Main(m) }
+
+func open(t *testing.T, server *testminio.Server, addr, bucket string) objstore.Store {
+	t.Helper()
+	s, err := s3.Open(t.Context(), s3.Options{
+		Endpoint: "http://" + addr, Bucket: bucket, PathStyle: true,
+		AccessKey: server.AccessKey, SecretKey: server.SecretKey, MultipartSize: 5 << 20,
+	})
+	require.NoError(t, err)
+	return s
+}
 
 // TestStore runs the conformance suite against a real MinIO.
 func TestStore(t *testing.T) {
 	server := testminio.Shared(t)
 	storetest.Suite{Large: 12<<20 + 17, Open: func(t *testing.T) objstore.Store {
-		s, err := s3.Open(t.Context(), s3.Options{
-			Endpoint: "http://" + server.Addr, Bucket: server.Bucket(t), PathStyle: true,
-			AccessKey: server.AccessKey, SecretKey: server.SecretKey, MultipartSize: 5 << 20,
-		})
-		require.NoError(t, err)
-		return s
+		return open(t, server, server.Addr, server.Bucket(t))
 	}}.Run(t)
 }
+
+// TestFaults: what goes wrong between the driver and a real MinIO.
+func TestFaults(t *testing.T) {
+	server := testminio.Shared(t)
+	proxy := faultproxy.New(server.Addr)
+	defer proxy.Close()
+	bucket := server.Bucket(t)
+	direct, through := open(t, server, server.Addr, bucket), open(t, server, proxy.Addr, bucket)
+	defer func() { require.NoError(t, direct.Close()) }()
+	defer func() { require.NoError(t, through.Close()) }()
+	proxy.Run(t, direct, through, 5<<20)
+}
+
+// A missing bucket and wrong credentials are told apart from an outage.
+func TestMistakes(t *testing.T) {
+	server := testminio.Shared(t)
+	_, err := open(t, server, server.Addr, "no-such-bucket").Put(t.Context(), "k", emptyBody{}, 0, objstore.PutOptions{})
+	require.ErrorIs(t, err, objstore.ErrNotExist)
+	require.ErrorContains(t, err, "NoSuchBucket")
+	stranger := testminio.Server{AccessKey: server.AccessKey}
+	stranger.SecretKey = "hunter2hunter2"
+	_, err = open(t, &stranger, server.Addr, server.Bucket(t)).Head(t.Context(), "k")
+	require.ErrorIs(t, err, objstore.ErrDenied)
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+type emptyBody struct{}
+
+func (emptyBody) ReadAt([]byte, int64) (int, error) { return 0, nil }
