@@ -61,6 +61,9 @@ func (l offsetsLog) Scan(ctx context.Context, n int32, fn func(*record.Batch) er
 	if err != nil {
 		return err
 	}
+	if err := settled(ctx, p); err != nil {
+		return fmt.Errorf("watermark of %s-%d: %w", offsetsTopic, n, err)
+	}
 	var buf []byte
 	st := p.State()
 	for at := st.LogStart; at < st.HighWatermark; {
@@ -91,6 +94,38 @@ func (l offsetsLog) Scan(ctx context.Context, n int32, fn func(*record.Batch) er
 		at = next
 	}
 	return nil
+}
+
+// settled waits until the watermark covers what the log held when this broker
+// began to lead (KIP-207): a coordinator that loads before then misses commits
+// that were acked.
+func settled(ctx context.Context, p *partition.Partition) error {
+	w := make(moved, 1)
+	p.Watch(w)
+	defer p.Unwatch(w)
+	for {
+		if err := p.CheckLeader(-1); err != nil {
+			return err
+		}
+		if p.State().WatermarkKnown {
+			return nil
+		}
+		select {
+		case <-w:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// moved is a partition.Watcher that can be waited on.
+type moved chan struct{}
+
+func (m moved) Moved() {
+	select {
+	case m <- struct{}{}:
+	default: // a wake-up is due already
+	}
 }
 
 func (b *Broker) startGroups() error {
