@@ -76,6 +76,7 @@ type shape struct {
 	body             int // greatest size of a record, bytes
 	chunk            int64
 	gaps             bool
+	fixed            bool // one record of exactly body bytes in each batch, uncompressed
 	meta             func(*object.Meta)
 }
 
@@ -102,10 +103,17 @@ func newWorld(t testing.TB, r *rand.Rand, sh shape) *world {
 		epoch++
 		var aborted []object.AbortedTxn
 		for range sh.batches {
-			b := record.NewBuilder(record.BuilderOptions{Codec: []record.Codec{record.CodecNone, record.CodecLz4}[r.IntN(2)]})
-			for range 1 + r.IntN(4) {
+			records, codec := 1+r.IntN(4), []record.Codec{record.CodecNone, record.CodecLz4}[r.IntN(2)]
+			if sh.fixed {
+				records, codec = 1, record.CodecNone
+			}
+			b := record.NewBuilder(record.BuilderOptions{Codec: codec})
+			for range records {
 				ts += int64(r.IntN(9)) - 2
-				body := make([]byte, 1+r.IntN(sh.body))
+				body := make([]byte, sh.body)
+				if !sh.fixed {
+					body = body[:1+r.IntN(sh.body)]
+				}
 				for i := range body {
 					body[i] = byte(r.IntN(16))
 				}
