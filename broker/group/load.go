@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"log/slog"
 	"runtime/pprof"
 	"strconv"
 	"time"
@@ -35,7 +36,11 @@ func (c *Coordinator) load(ctx context.Context, s *shard) {
 			}
 			if err == nil {
 				s.install(r)
-				c.logger.Info("offsets partition: loaded", "partition", s.partition, "epoch", s.epoch,
+				level := slog.LevelInfo
+				if r.records == 0 {
+					level = slog.LevelDebug // most of the 50 partitions
+				}
+				c.logger.Log(ctx, level, "offsets partition: loaded", "partition", s.partition, "epoch", s.epoch,
 					"groups", len(r.groups), "records", r.records, "took", c.now().Sub(begin))
 				if r.bad > 0 {
 					c.logger.Error("offsets partition: skipped records that do not parse", "partition", s.partition,
