@@ -9,8 +9,9 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// TruncateTo removes everything at and above off: batches (a batch that holds
-// off goes as a whole, so End may be below off), leader epochs that begin
+// TruncateTo removes everything at and above off: batches (one that holds off
+// goes as a whole, and End is then where the last batch that stays ends, which
+// may be below off), leader epochs that begin
 // there, and what producers wrote there. Below Start it empties the log, which
 // then begins at off. It syncs before it returns.
 //
@@ -49,19 +50,16 @@ func (l *Log) truncate(off record.Offset) error {
 	parts := l.list()
 	i := find(parts, off)
 	old := parts[i]
-	cut, end, err := cutPoint(old, off)
+	cut, err := cutPoint(old, off)
 	if err != nil {
 		return err
 	}
+	next, err := l.reopenCut(old, cut)
+	if err != nil {
+		return err
+	}
+	end := next.Meta().End
 	state, err := l.stateAt(end)
-	if err != nil {
-		return err
-	}
-	aborted, err := l.abortedBelow(old, end)
-	if err != nil {
-		return err
-	}
-	next, err := l.reopenCut(old, cut, end, aborted)
 	if err != nil {
 		return err
 	}
@@ -69,7 +67,7 @@ func (l *Log) truncate(off record.Offset) error {
 	kept := append(parts[:i:i], next)
 	if end < l.checkpointed {
 		cp := &checkpoint{
-			start: kept[0].Base(), cleaned: min(l.cleanedEnd(), end), epochs: epochs, aborted: aborted,
+			start: kept[0].Base(), cleaned: min(l.cleanedEnd(), end), epochs: epochs, aborted: next.aborted,
 			producers: state.AppendSnapshot(nil, end),
 		}
 		for _, p := range kept {
@@ -94,25 +92,27 @@ func (l *Log) truncate(off record.Offset) error {
 	return nil
 }
 
-// cutPoint finds the position in p from which on everything goes, and the end
-// of the log that this makes.
-func cutPoint(p *part, off record.Offset) (pos int64, end record.Offset, err error) {
+// cutPoint finds the position in p from which on everything goes.
+func cutPoint(p *part, off record.Offset) (int64, error) {
 	if err := p.File().Acquire(); err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer p.File().Release()
 	at, ok, err := p.Find(off)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	if !ok {
-		return p.Meta().Bytes, off, nil
+		return p.Meta().Bytes, nil
 	}
-	return at.Pos, min(off, at.Header.BaseOffset), nil
+	return at.Pos, nil
 }
 
-// reopenCut takes the first cut bytes of a segment up as the active one.
-func (l *Log) reopenCut(old *part, cut int64, end record.Offset, aborted []producer.Aborted) (*part, error) {
+// reopenCut takes the first cut bytes of a segment up as the active one. It
+// ends where its last batch does, also when a gap follows: a restart, which
+// sees the batches alone, must find the same end, or it would not know the
+// next segment by its name.
+func (l *Log) reopenCut(old *part, cut int64) (*part, error) {
 	s, bad, err := segment.Recover(l.place, segment.Recovery{
 		Meta: segment.NewMeta(old.Base()), Size: cut, Interval: l.config.Load().IndexIntervalBytes, ModTime: old.Meta().LastAppend,
 	})
@@ -120,11 +120,13 @@ func (l *Log) reopenCut(old *part, cut int64, end record.Offset, aborted []produ
 		return nil, err
 	}
 	if bad != nil {
-		return nil, fmt.Errorf("%w: segment %d below offset %d: %w", ErrCorrupt, old.Base(), end, bad)
+		return nil, fmt.Errorf("%w: segment %d below position %d: %w", ErrCorrupt, old.Base(), cut, bad)
 	}
-	s.SetEnd(end)
-	p := &part{Segment: s, aborted: aborted}
-	for range aborted {
+	p := &part{Segment: s}
+	if p.aborted, err = l.abortedBelow(old, s.Meta().End); err != nil {
+		return nil, err
+	}
+	for range p.aborted {
 		s.AddAborted()
 	}
 	l.mu.Lock()

@@ -131,10 +131,13 @@ func (f *File) openFile() error {
 	defer f.opening.Unlock()
 	c := f.cache
 	c.mu.Lock()
-	done, path := f.f != nil, f.path
+	done, removed, path := f.f != nil, f.removed, f.path
 	c.mu.Unlock()
 	if done {
 		return nil
+	}
+	if removed {
+		return ErrRemoved
 	}
 	var open vfs.File
 	var err error
@@ -184,7 +187,9 @@ func (f *File) Release() {
 
 // Detach makes the file unobtainable: later calls of Acquire fail with
 // ErrRemoved, and the descriptor closes with the last reference. It leaves the
-// file on disk as it is.
+// file on disk as it is. Once it has returned nobody opens the path any more,
+// so that it may be unlinked or taken by another file (opening for writing
+// would make it anew).
 func (f *File) Detach() {
 	c := f.cache
 	c.mu.Lock()
@@ -201,6 +206,8 @@ func (f *File) Detach() {
 	}
 	c.mu.Unlock()
 	closeAll(victims)
+	f.opening.Lock()   // wait for an open that is under way
+	f.opening.Unlock() //nolint:staticcheck // nothing to do but to wait
 }
 
 // evictLocked takes idle descriptors out of the cache until it is within its

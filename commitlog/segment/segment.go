@@ -132,13 +132,6 @@ func (s *Segment) Rename(suffix string) error {
 	return nil
 }
 
-// SetEnd moves the end of an active segment past a gap.
-func (s *Segment) SetEnd(end record.Offset) {
-	s.mu.Lock()
-	s.meta.End = end
-	s.mu.Unlock()
-}
-
 // IndexBytes is the size of the offset index so far.
 func (s *Segment) IndexBytes() int64 {
 	s.mu.RLock()
