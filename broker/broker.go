@@ -142,6 +142,8 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 	}
 	b.ready.Store(false)
 	clean = err == nil
+	b.fetches.Drain()
+	b.groups.Close()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.ShutdownTimeout)
 	defer cancel()
 	if cut := b.wire.Shutdown(stop); cut != nil {

@@ -107,16 +107,24 @@ type Service struct {
 	cold chan struct{} // a slot for each fetch that reads from the bucket
 	wg   sync.WaitGroup
 
-	ctx    context.Context
+	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+
+	draining context.Context // ends with Drain
+	drain    context.CancelFunc
 }
 
 // New returns a service.
 func New(o Options) *Service {
 	s := &Service{opts: o, cold: make(chan struct{}, max(o.ColdFetches, 1))}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.draining, s.drain = context.WithCancel(s.ctx)
 	return s
 }
+
+// Drain answers the fetches that wait with what there is, and lets no other wait:
+// the broker is about to stop.
+func (s *Service) Drain() { s.drain() }
 
 // Close ends the reads from the bucket and waits for them.
 func (s *Service) Close() {
@@ -205,7 +213,7 @@ type waiter struct {
 	s     *Service
 	r     *Request
 	timer *time.Timer
-	stop  func() bool // ends the watch on the client's context
+	stops [2]func() bool // end the watch on the client's context and on Drain
 
 	mu      sync.Mutex
 	parts   []*partition.Partition
@@ -223,7 +231,8 @@ func (s *Service) wait(r *Request, deadline time.Time) {
 		}
 	}
 	w.timer = time.AfterFunc(time.Until(deadline), func() { w.run(true) })
-	w.stop = context.AfterFunc(r.Ctx, func() { w.run(true) })
+	w.stops[0] = context.AfterFunc(r.Ctx, func() { w.run(true) })
+	w.stops[1] = context.AfterFunc(s.draining, func() { w.run(true) })
 	// What moved between the plan and the watch is found by planning once more.
 	w.replan(false)
 }
@@ -281,7 +290,8 @@ func (w *waiter) replan(final bool) {
 
 func (w *waiter) leave() {
 	w.timer.Stop()
-	w.stop()
+	w.stops[0]()
+	w.stops[1]()
 	for _, p := range w.parts {
 		p.Unwatch(w)
 	}
