@@ -531,3 +531,27 @@ func TestGolden(t *testing.T) {
 		require.NoError(t, err, name)
 	}
 }
+
+// BenchmarkBuild is the one pass over the data of a segment, and reading the
+// result once as an upload does.
+func BenchmarkBuild(b *testing.B) {
+	body := make([]byte, 16<<10)
+	var file []byte
+	for off := record.Offset(0); len(file) < 64<<20; off++ {
+		file = append(file, makeBatch(off, 1, 1, body)...)
+	}
+	run := RunSource{Run: Run{End: 1 << 20}, Extents: []Extent{{File: bytes.NewReader(file), Len: int64(len(file))}}}
+	for name, meta := range variants(b.TempDir()) {
+		meta.ChunkBytes = 0
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(file)))
+			for range b.N {
+				built, err := Build(b.Context(), Source{Runs: []RunSource{run}}, meta)
+				require.NoError(b, err)
+				_, err = io.Copy(io.Discard, io.NewSectionReader(built, 0, built.Size()))
+				require.NoError(b, err)
+				require.NoError(b, built.Close())
+			}
+		})
+	}
+}

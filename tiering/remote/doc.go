@@ -15,8 +15,8 @@
 //
 // Memory is bounded by four budgets: bytes being fetched, bytes pinned by
 // Results, bytes read ahead and not yet read, and footers. Only the first chunk
-// of a request waits for budget; whatever else finds none makes the answer
-// shorter or the read-ahead smaller.
+// of a request with AtLeastOne waits for budget; whatever else finds none makes
+// the answer shorter or the read-ahead smaller.
 //
 // Errors are of three classes. ErrNotFound: the bucket does not have the offset,
 // by the metadata. ErrUnavailable: not now; the client should ask again, and it

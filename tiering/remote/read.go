@@ -22,7 +22,8 @@ type Request struct {
 	UpTo     record.Offset // exclusive: no batch that ends above it
 	MaxBytes int64
 	// AtLeastOne gives the first batch even if it is larger than MaxBytes
-	// (KIP-74).
+	// (KIP-74). Only such a request waits for memory: others may come from a
+	// fetch that holds some already, and answer nothing when there is none.
 	AtLeastOne bool
 	// Committed asks for the aborted transactions too (read_committed).
 	Committed bool
@@ -246,7 +247,7 @@ const maxDemandChunks = 8
 
 // take adds what the limits allow of chunk n to the result. The first chunk is
 // waited for; false means that another is not at hand, or that there is no
-// budget for it.
+// budget for this one.
 func (r *Reader) take(ctx context.Context, req *Request, res *Result, rd *object.Reader, n int, upTo record.Offset, first bool) (s span, ok bool, err error) {
 	k := &rd.Footer().Chunks[n]
 	left := req.MaxBytes - res.Bytes
@@ -254,7 +255,7 @@ func (r *Reader) take(ctx context.Context, req *Request, res *Result, rd *object
 		return span{}, false, nil
 	}
 	cost := r.pinned.clamp(k.RawLen)
-	if first {
+	if first && req.AtLeastOne {
 		if err := r.pinned.Acquire(ctx, cost); err != nil {
 			return span{}, false, err
 		}

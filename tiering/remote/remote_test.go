@@ -561,7 +561,7 @@ func TestPinnedBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, rand.New(rand.NewPCG(14, 14)), shape{objects: 1, batches: 100, body: 200, chunk: 4000})
 		rd := w.reader(Options{PinnedBytes: 6000}, cache.Options{})
-		req := Request{TP: testTP, From: w.manifest.LogStart(), UpTo: 1 << 40, MaxBytes: 1 << 20}
+		req := Request{TP: testTP, From: w.manifest.LogStart(), UpTo: 1 << 40, MaxBytes: 1 << 20, AtLeastOne: true}
 		held, err := rd.Read(t.Context(), req)
 		require.NoError(t, err)
 		require.Len(t, held.Pieces, 1, "no room for a second chunk")
@@ -569,6 +569,12 @@ func TestPinnedBudget(t *testing.T) {
 		defer cancel()
 		_, err = rd.Read(ctx, req)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
+		more := req
+		more.AtLeastOne = false
+		none, err := rd.Read(t.Context(), more)
+		require.NoError(t, err, "who may hold memory already does not wait for more")
+		require.Zero(t, none.Bytes)
+		require.Equal(t, req.From, none.Next)
 		done := make(chan error, 1)
 		go func() {
 			res, err := rd.Read(t.Context(), req)
@@ -672,4 +678,40 @@ func TestSpans(t *testing.T) {
 			require.Error(t, err)
 		})
 	}
+}
+
+// FuzzSpans gives arbitrary chunks and requests to the walk over batches.
+func FuzzSpans(f *testing.F) {
+	b := record.NewBuilder(record.BuilderOptions{})
+	b.Append(1, nil, []byte("value"))
+	f.Add(append(b.Build(), b.Build()...), int64(0), int64(5), int64(100), true)
+	f.Add([]byte{}, int64(0), int64(0), int64(0), false)
+	f.Fuzz(func(t *testing.T, raw []byte, from, upTo, maxBytes int64, one bool) {
+		k := &object.Chunk{}
+		for batch, err := range record.Batches(raw) {
+			if err != nil {
+				break
+			}
+			if k.RawLen == 0 {
+				k.Base = batch.BaseOffset
+			}
+			k.End = batch.NextOffset()
+			k.RawLen += int64(batch.Size())
+		}
+		raw = raw[:k.RawLen:k.RawLen]
+		idx, err := indexChunk(inMemory(raw), k)
+		if err != nil || len(raw) == 0 {
+			return
+		}
+		s, err := idx.find(inMemory(raw), record.Offset(from), record.Offset(upTo), max(maxBytes, 0), one)
+		if err != nil {
+			t.Fatalf("an indexed chunk does not read: %v", err)
+		}
+		if s.pos < 0 || s.end < s.pos || s.end > int64(len(raw)) {
+			t.Fatalf("%+v of %d bytes", s, len(raw))
+		}
+		if s.end > s.pos && (s.next <= record.Offset(from) || s.next > record.Offset(upTo)) {
+			t.Fatalf("%+v for %d to %d", s, from, upTo)
+		}
+	})
 }
