@@ -60,12 +60,16 @@ func (b *ObjectBuilder) Build(ctx context.Context, c Copy) (*Built, error) {
 	if !ok {
 		minTs, maxTs = -1, -1
 	}
+	bytes := int64(0)
+	for _, e := range r.Source.Extents {
+		bytes += e.Len
+	}
 	return &Built{
 		Body: built, Size: built.Size(), Checksum: objstore.CRC32C(built.CRC32C()), Footer: footer.Position,
 		Entry: manifest.Entry{
 			Start: c.Start, End: c.End, Object: c.Object,
 			Epochs: entryEpochs(r.Source.Epochs, c.Start, c.End),
-			Bytes:  c.Bytes, MinTimestamp: minTs, MaxTimestamp: maxTs,
+			Bytes:  bytes, MinTimestamp: minTs, MaxTimestamp: maxTs,
 		},
 		Close: func() error { return errors.Join(built.Close(), r.Release()) },
 	}, nil

@@ -186,6 +186,10 @@ func (s *Sweeper) tombstones(ctx context.Context, p *Pass) error {
 	if err != nil {
 		return fmt.Errorf("list deleted topics: %w", err)
 	}
+	if len(tombs) == 0 {
+		return nil
+	}
+	busy := map[record.TopicID]bool{} // topics with objects that are not gone yet
 	for _, t := range tombs {
 		for i := range t.Partitions {
 			tp := record.TopicPartition{Topic: t.Topic, Partition: i}
@@ -197,11 +201,22 @@ func (s *Sweeper) tombstones(ctx context.Context, p *Pass) error {
 				return err
 			}
 		}
+	}
+	for o, err := range s.o.Metadata.PendingObjects(ctx) {
+		if err != nil {
+			return fmt.Errorf("list pending objects: %w", err)
+		}
+		busy[o.Partition.Topic] = true
+	}
+	for _, t := range tombs {
+		if busy[t.Topic] {
+			continue
+		}
 		_, err := s.o.Metadata.Propose(ctx, &command.PurgeTopic{Topic: t.Topic})
 		switch {
 		case err == nil:
 			p.Purged++
-		case errors.Is(err, command.ErrNotEmpty): // objects in their grace period
+		case errors.Is(err, command.ErrNotEmpty): // an intent came in between
 		default:
 			return fmt.Errorf("forget the deleted topic %v: %w", t.Topic, err)
 		}
