@@ -47,13 +47,20 @@ var (
 // func TestMain(m *testing.M) { testminio.Main(m) }.
 func Main(m *testing.M) {
 	code := m.Run()
-	if shared != nil {
-		if err := shared.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
+	if err := StopShared(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
 	}
 	os.Exit(code)
+}
+
+// StopShared stops the shared server, if one was started, for a TestMain that
+// has more to do than Main does.
+func StopShared() error {
+	if shared == nil {
+		return nil
+	}
+	return shared.Stop()
 }
 
 // Shared gives the process's server. The package's TestMain must call Main.
