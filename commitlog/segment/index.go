@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"sort"
+	"sync"
 
 	"github.com/firnlog/firn/record"
 )
@@ -173,40 +173,48 @@ func parseBoth(index, timeIndex []byte) (Meta, []entry, error) {
 	return m, entries, nil
 }
 
-// window is the number of entries below which a search on disk reads them all
-// at once.
+// window is the number of entries that a search on disk reads at once.
 const window = 64
 
-// searchFile finds the last of count entries of size bytes that begin at
-// header in r and satisfy pred, which must hold for a prefix of them. It
-// copies that entry to out, or answers false when none does.
-func searchFile(r io.ReaderAt, header, size, count int, out []byte, pred func(e []byte) bool) (bool, error) {
-	lo, hi := 0, count // entries before lo satisfy, entries from hi on do not
-	for hi-lo > window {
-		mid := lo + (hi-lo)/2
-		if _, err := r.ReadAt(out[:size], int64(header+mid*size)); err != nil {
-			return false, err
+var windows = sync.Pool{New: func() any { return new([window * timeIndexEntry]byte) }}
+
+// diskIndex is the entries of an index file.
+type diskIndex struct {
+	file                *File
+	header, size, count int
+}
+
+// search finds the last entry that satisfies pred, which must hold for a
+// prefix of them, and hands it to found; it answers false when none does. It
+// reads around guess first: entries lie evenly in most logs.
+//
+// REQUIRES: a reference on the file is held.
+func (d *diskIndex) search(guess int, pred func(e []byte) bool, found func(e []byte)) (bool, error) {
+	buf := windows.Get().(*[window * timeIndexEntry]byte)
+	defer windows.Put(buf)
+	// Entries before lo satisfy, entries from hi on do not; the last one before
+	// lo was handed to found.
+	lo, hi, any := 0, d.count, false
+	for mid := guess; lo < hi; mid = lo + (hi-lo)/2 {
+		first := min(max(mid-window/2, lo), max(hi-window, lo))
+		n := min(window, hi-first)
+		b := buf[:n*d.size]
+		if _, err := d.file.ReadAt(b, int64(d.header+first*d.size)); err != nil {
+			return false, fmt.Errorf("segment: read %s: %w", d.file.Path(), noEOF(err))
 		}
-		if pred(out[:size]) {
-			lo = mid + 1
-		} else {
-			hi = mid
+		good := sort.Search(n, func(i int) bool { return !pred(b[i*d.size : (i+1)*d.size]) })
+		if good > 0 {
+			found(b[(good-1)*d.size : good*d.size])
+			any = true
+		}
+		switch {
+		case good == 0:
+			hi = first
+		case good == n:
+			lo = first + n
+		default:
+			return any, nil
 		}
 	}
-	// The entry before lo is the answer when none of [lo, hi) satisfies.
-	first := max(lo-1, 0)
-	if hi == first {
-		return false, nil
-	}
-	var buf [(window + 1) * timeIndexEntry]byte
-	b := buf[:(hi-first)*size]
-	if _, err := r.ReadAt(b, int64(header+first*size)); err != nil {
-		return false, err
-	}
-	n := sort.Search(hi-first, func(i int) bool { return !pred(b[i*size : (i+1)*size]) })
-	if n == 0 {
-		return false, nil
-	}
-	copy(out, b[(n-1)*size:n*size])
-	return true, nil
+	return any, nil
 }

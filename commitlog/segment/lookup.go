@@ -31,13 +31,23 @@ type view struct {
 	entries  []entry
 	inMemory bool
 	count    int
+	// cursor is where the last Read ended, and cursorPos its position: where
+	// the next one of the same reader begins.
+	cursor    record.Offset
+	cursorPos int64
+}
+
+func (s *Segment) viewLocked() view {
+	return view{
+		meta: s.meta, entries: s.entries, inMemory: s.inMemory, count: s.count, cursor: s.cursor, cursorPos: s.cursorPos,
+	}
 }
 
 // look takes a view, reading the index files whole when they are used for the
 // first time.
 func (s *Segment) look() (view, error) {
 	s.mu.RLock()
-	v := view{meta: s.meta, entries: s.entries, inMemory: s.inMemory, count: s.count}
+	v := s.viewLocked()
 	ok := s.inMemory || s.checked
 	s.mu.RUnlock()
 	if ok {
@@ -48,7 +58,7 @@ func (s *Segment) look() (view, error) {
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return view{meta: s.meta, entries: s.entries, inMemory: s.inMemory, count: s.count}, nil
+	return s.viewLocked(), nil
 }
 
 // searchOffset finds the last indexed batch that begins at or before position
@@ -77,18 +87,20 @@ func (s *Segment) searchOffset(v *view, offset record.Offset, pos int64) (record
 	}
 	defer s.index.Release()
 	be := binary.BigEndian
-	var e [timeIndexEntry]byte
-	found, err := searchFile(s.index, indexHeader, indexEntry, v.count, e[:], func(e []byte) bool {
+	// Guess by whichever bound is nearer to the front.
+	share := min(float64(rel)/float64(max(v.meta.End-s.base, 1)), float64(p)/float64(max(v.meta.Bytes, 1)))
+	at, atPos := s.base, int64(0)
+	d := diskIndex{file: s.index, header: indexHeader, size: indexEntry, count: v.count}
+	_, err := d.search(guess(share, v.count), func(e []byte) bool {
 		return int64(be.Uint32(e)) <= rel && int64(be.Uint32(e[4:])) <= p
+	}, func(e []byte) {
+		at, atPos = s.base+record.Offset(be.Uint32(e)), int64(be.Uint32(e[4:]))
 	})
-	if err != nil {
-		return 0, 0, fmt.Errorf("segment: read %s: %w", s.index.path, noEOF(err))
-	}
-	if !found {
-		return s.base, 0, nil
-	}
-	return s.base + record.Offset(be.Uint32(e[:])), int64(be.Uint32(e[4:])), nil
+	return at, atPos, err
 }
+
+// guess is the index of the entry that lies at a share of the whole.
+func guess(share float64, count int) int { return int(min(share, 1) * float64(count)) }
 
 // searchTime finds the last indexed position before which every batch is
 // older than ts.
@@ -108,17 +120,12 @@ func (s *Segment) searchTime(v *view, ts int64) (int64, error) {
 	}
 	defer s.timeIndex.Release()
 	be := binary.BigEndian
-	var e [timeIndexEntry]byte
-	found, err := searchFile(s.timeIndex, timeIndexHeader, timeIndexEntry, v.count, e[:], func(e []byte) bool {
-		return int64(be.Uint64(e)) < ts
+	var pos int64
+	d := diskIndex{file: s.timeIndex, header: timeIndexHeader, size: timeIndexEntry, count: v.count}
+	_, err := d.search(v.count/2, func(e []byte) bool { return int64(be.Uint64(e)) < ts }, func(e []byte) {
+		pos = int64(be.Uint32(e[8:]))
 	})
-	if err != nil {
-		return 0, fmt.Errorf("segment: read %s: %w", s.timeIndex.path, noEOF(err))
-	}
-	if !found {
-		return 0, nil
-	}
-	return int64(be.Uint32(e[8:])), nil
+	return pos, err
 }
 
 // headerBuffer is what a walk reads at once: an index interval's worth.
@@ -174,9 +181,11 @@ func (s *Segment) Find(offset record.Offset) (at At, ok bool, err error) {
 }
 
 func (s *Segment) find(v *view, offset record.Offset) (at At, ok bool, err error) {
-	_, pos, err := s.searchOffset(v, offset, math.MaxInt64)
-	if err != nil {
-		return At{}, false, err
+	pos := v.cursorPos
+	if offset != v.cursor {
+		if _, pos, err = s.searchOffset(v, offset, math.MaxInt64); err != nil {
+			return At{}, false, err
+		}
 	}
 	err = s.walk(v, pos, func(pos int64, h *record.Header) bool {
 		if h.LastOffset() < offset {
@@ -234,6 +243,7 @@ func (s *Segment) Read(from, upTo record.Offset, maxBytes int64, atLeastOne bool
 	limit := at.Pos + max(maxBytes, span.Len)
 	if v.meta.End <= upTo && v.meta.Bytes <= limit {
 		span.Len, span.Next = v.meta.Bytes-at.Pos, v.meta.End
+		s.noteRead(&span)
 		return span, true, nil
 	}
 	offset, pos, err := s.searchOffset(&v, upTo, limit)
@@ -250,7 +260,15 @@ func (s *Segment) Read(from, upTo record.Offset, maxBytes int64, atLeastOne bool
 		span.Len, span.Next = pos+int64(h.Size())-at.Pos, h.NextOffset()
 		return true
 	})
+	s.noteRead(&span)
 	return span, true, err
+}
+
+// noteRead remembers where a read ended.
+func (s *Segment) noteRead(span *Span) {
+	s.mu.Lock()
+	s.cursor, s.cursorPos = span.Next, span.Pos+span.Len
+	s.mu.Unlock()
 }
 
 // Walk calls fn with the header of each batch from the one that holds from on,

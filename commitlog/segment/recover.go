@@ -3,6 +3,8 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"math"
+	"sort"
 
 	"github.com/firnlog/firn/record"
 )
@@ -80,7 +82,10 @@ func Recover(p Place, r Recovery) (s *Segment, bad, err error) {
 	return s, bad, err
 }
 
-const maxRel = 1<<31 - 1
+const (
+	maxRel = math.MaxInt32
+	maxLog = math.MaxUint32 // the longest log that an index can describe
+)
 
 var errBeyond = errors.New("segment: offset beyond the segment's range")
 
@@ -89,9 +94,18 @@ var errBeyond = errors.New("segment: offset beyond the segment's range")
 // after that.
 func (s *Segment) restoreIndex(upTo int64) error {
 	if upTo > smallIndex {
-		m, entries, err := s.readIndex(upTo)
+		m, entries, err := s.readIndex(maxLog)
 		switch {
-		case err == nil && m.Base == s.base && m.Bytes <= upTo:
+		case err == nil && m.Base == s.base && m.Bytes > upTo:
+			// Written for a checkpoint that came to nothing. What it says of the
+			// part below the recovery point, which does not change, is good.
+			n := sort.Search(len(entries), func(i int) bool { return int64(entries[i].pos) >= upTo })
+			s.entries = entries[:n:n]
+			if n > 0 {
+				s.nextPos = int64(entries[n-1].pos) + s.interval
+			}
+			return nil
+		case err == nil && m.Base == s.base:
 			s.meta, s.entries = m, entries
 			if n := len(entries); n > 0 {
 				s.nextPos = int64(entries[n-1].pos) + s.interval

@@ -49,6 +49,10 @@ type Segment struct {
 	inMemory bool
 	count    int  // of entries on disk, when not inMemory
 	checked  bool // the files on disk were read whole and found good
+	// cursor is where the last Read ended, cursorPos the position of the first
+	// batch at or above it.
+	cursor    record.Offset
+	cursorPos int64
 }
 
 // Create makes an empty active segment. The caller syncs the directory before
@@ -80,7 +84,7 @@ func Sealed(p Place, m Meta) *Segment {
 }
 
 func newSegment(p Place, m Meta, interval int64) *Segment {
-	s := &Segment{place: p, base: m.Base, meta: m, interval: interval, nextPos: interval}
+	s := &Segment{place: p, base: m.Base, meta: m, interval: interval, nextPos: interval, cursor: m.Base}
 	s.index = NewFile(p.FDs, p.FS, p.path(m.Base, IndexSuffix), false)
 	s.timeIndex = NewFile(p.FDs, p.FS, p.path(m.Base, TimeIndexSuffix), false)
 	return s
