@@ -60,6 +60,18 @@ func TestGoldenEpochs(t *testing.T) {
 	golden(t, "v1.epochs", appendEpochs(nil, epochCache{{0, 0}, {3, 100}, {4, 100}}))
 }
 
+func TestGoldenDirectory(t *testing.T) {
+	fs := memFS(t)
+	d, err := OpenDir(fs, "/data", DirOptions{BootID: "0c1f3a1e-0f3c-4d0e-9d8e-5f8a2b7c6d10"})
+	require.NoError(t, err)
+	d.meta.DirectoryID = uuid.MustParse("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+	require.NoError(t, d.SetClusterID("Zm9vYmFyYmF6cXV4cXV1eA"))
+	b, err := segment.ReadFile(fs, "/data/"+metaName, metaLimit)
+	require.NoError(t, err)
+	golden(t, "v1.directory.json", b)
+	require.NoError(t, d.Close(true))
+}
+
 func FuzzParseCheckpoint(f *testing.F) {
 	f.Add(sampleCheckpoint().append(nil))
 	f.Add((&checkpoint{reset: true, producers: []byte{}}).append(nil))
