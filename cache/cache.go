@@ -286,11 +286,11 @@ func (f *Fill) Complete(data []byte) {
 	close(f.done)
 }
 
-// admitLocked puts the bytes of a filled entry into the tiers. Memory takes
-// any: where there is no room the entry leaves at once, unless somebody is
-// interested in the fill. Until then it is pinned, since what else is in memory
-// may be pinned too, and the newest chunk would be the first to leave, before
-// whoever it was fetched for has seen it.
+// admitLocked puts the bytes of a filled entry into memory, which takes any:
+// where there is no room the entry leaves at once, unless somebody is interested
+// in the fill. Until then it is pinned, since what else is in memory may be
+// pinned too, and the newest chunk would be the first to leave, before whoever
+// it was fetched for has seen it.
 func (c *Cache) admitLocked(f *Fill, data *shared) {
 	e := f.entry
 	data.refs++
@@ -301,17 +301,19 @@ func (c *Cache) admitLocked(f *Fill, data *shared) {
 	}
 	e.mem = node{entry: e, weight: e.size}
 	c.mem.add(&e.mem)
-	c.enqueueLocked(e, data)
 	c.evictMemoryLocked()
-	c.maybeForgetLocked(e)
 }
 
+// evictMemoryLocked moves what must leave memory to the queue for the disk. Why
+// not at the fill: what stays in memory costs no write, and what a restart loses
+// for it is small.
 func (c *Cache) evictMemoryLocked() {
 	for c.mem.over() {
 		n := c.mem.evict(func(e *entry) bool { return e.memPins > 0 })
 		if n == nil {
 			return
 		}
+		c.enqueueLocked(n.entry, n.entry.data)
 		c.leaveMemoryLocked(n.entry)
 		c.stats.MemoryEvictions++
 		c.maybeForgetLocked(n.entry)

@@ -204,11 +204,11 @@ func TestDiskServesWhatMemoryEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := mustOpen(t, Options{MemoryBytes: 1000, DiskBytes: 100_000, Dir: t.TempDir(), IdleFiles: 3})
 		defer closeCache(t, c)
-		for i := range 20 {
+		for i := range 21 {
 			put(t, c, keyOf(i), 900)
 		}
 		synctest.Wait()
-		require.EqualValues(t, 20, c.Stats().DiskWrites)
+		require.EqualValues(t, 20, c.Stats().DiskWrites, "the last is in memory")
 		for i := range 20 {
 			require.Equal(t, content(keyOf(i), 900), get(t, c, keyOf(i)))
 		}
@@ -232,7 +232,7 @@ func TestDiskServesWhatMemoryEvicted(t *testing.T) {
 
 func TestRestartKeepsWhatIsWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		opts := Options{MemoryBytes: 1000, DiskBytes: 100_000, Dir: t.TempDir()}
+		opts := Options{DiskBytes: 100_000, Dir: t.TempDir()}
 		c := mustOpen(t, opts)
 		for i := range 40 {
 			put(t, c, keyOf(i), 900)
@@ -330,12 +330,13 @@ func TestSmallerDiskAfterRestart(t *testing.T) {
 
 func TestFullDiskHurtsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := mustOpen(t, Options{MemoryBytes: 5000, DiskBytes: 100_000, Dir: t.TempDir(), DiskRetry: time.Minute})
+		c := mustOpen(t, Options{MemoryBytes: 1000, DiskBytes: 100_000, Dir: t.TempDir(), DiskRetry: time.Minute})
 		defer closeCache(t, c)
-		for i := range 4 {
+		for i := range 5 {
 			put(t, c, keyOf(i), 900)
 		}
 		synctest.Wait()
+		require.EqualValues(t, 4, c.Stats().DiskWrites)
 		var full atomic.Bool
 		full.Store(true)
 		c.mu.Lock()

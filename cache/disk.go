@@ -106,7 +106,8 @@ func (c *Cache) openEntry(e *entry) {
 	}
 }
 
-// enqueueLocked hands a filled chunk to the writer, if disk and queue have room.
+// enqueueLocked hands a chunk that leaves memory to the writer, if disk and queue
+// have room.
 func (c *Cache) enqueueLocked(e *entry, data *shared) {
 	if e.size == 0 || e.size > c.opts.DiskBytes || c.isClose {
 		return

@@ -12,8 +12,8 @@
 // is pinned is not evicted; memory can therefore exceed its bound by what is
 // pinned at the time, and its users bound that.
 //
-// Files are written behind, by one goroutine with a bounded queue, which Close
-// stops; it is the package's only one. The disk is a convenience: when it is
+// What leaves memory goes to disk, written behind by one goroutine with a bounded
+// queue, which Close stops; it is the package's only one. The disk is a convenience: when it is
 // full or failing, chunks are no longer written to it for a while, and nobody
 // who reads sees an error. Files carry a checksum, taken from the bytes that
 // were verified at fill; those found at start are verified at first use and
