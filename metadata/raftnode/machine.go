@@ -47,14 +47,8 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	return &machineSnapshot{s}, nil
 }
 
-// Restore implements raft.FSM.
-func (m *machine) Restore(r io.ReadCloser) error {
-	err := m.fsm.Restore(r)
-	if cerr := r.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
+// Restore implements raft.FSM. Raft closes r.
+func (m *machine) Restore(r io.ReadCloser) error { return m.fsm.Restore(r) }
 
 type machineSnapshot struct {
 	snap *fsm.Snapshot

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/hashicorp/raft"
@@ -127,7 +128,24 @@ func (s *snapStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	if err = errors.Join(err, file.Close()); err != nil {
 		return nil, nil, fmt.Errorf("snapshot %s: %w", id, err)
 	}
-	return s.openFile(id)
+	meta, file, err := s.openFile(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return meta, &snapReader{File: file}, nil
+}
+
+// snapReader closes its file once, however often Raft does.
+type snapReader struct {
+	vfs.File
+	once sync.Once
+	err  error
+}
+
+// Close implements io.Closer.
+func (r *snapReader) Close() error {
+	r.once.Do(func() { r.err = r.File.Close() })
+	return r.err
 }
 
 // stateIndex is the index of the last command in a snapshot.
@@ -145,7 +163,7 @@ func (s *snapStore) stateIndex(id string) (uint64, error) {
 
 // openFile reads the header; the file stands at the state machine's stream, whose
 // length is the meta's Size.
-func (s *snapStore) openFile(id string) (_ *raft.SnapshotMeta, _ io.ReadCloser, err error) {
+func (s *snapStore) openFile(id string) (_ *raft.SnapshotMeta, _ vfs.File, err error) {
 	file, err := s.fs.Open(s.path(id), vfs.SequentialReadsOption)
 	if err != nil {
 		return nil, nil, fmt.Errorf("snapshot %s: %w", id, err)
