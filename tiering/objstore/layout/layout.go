@@ -3,6 +3,7 @@
 //
 //	<prefix>/<cluster id>/data/<2 hex>/<uuid>   segment objects
 //	<prefix>/<cluster id>/owner/<generation>    who may delete
+//	<prefix>/<cluster id>/probe/<uuid>          gone within seconds
 package layout
 
 import (
@@ -58,6 +59,9 @@ func (l Layout) ParseOwner(key string) (generation int64, ok bool) {
 	generation, err := strconv.ParseInt(digits, 10, 64)
 	return generation, ok && err == nil && generation > 0 && l.Owner(generation) == key
 }
+
+// Probe is a key for objstore.Probe.
+func (l Layout) Probe(id uuid.UUID) string { return l.root + "probe/" + id.String() }
 
 // Object is the key of the segment object with this id. The two hex digits
 // before it spread the objects over the store's partitions, and over

@@ -27,6 +27,7 @@ func TestKeys(t *testing.T) {
 	got, ok := l.ParseObject(l.Object(id))
 	require.True(t, ok)
 	require.Equal(t, id, got)
+	require.Equal(t, "team/firn/q-Fn0XJmTHeZ1cZ_yNe4gA/probe/"+id.String(), l.Probe(id))
 	plain, err := layout.New("", "c")
 	require.NoError(t, err)
 	require.Equal(t, "c/data/", plain.DataPrefix())

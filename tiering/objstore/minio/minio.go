@@ -317,3 +317,12 @@ func (u *upload) Complete(ctx context.Context, id string, parts []multipart.Part
 func (u *upload) Abort(ctx context.Context, id string) error {
 	return u.s.core().AbortMultipartUpload(ctx, u.s.bucket, u.key, id)
 }
+
+// CreateBucket implements objstore.BucketCreator.
+func (s *Store) CreateBucket(ctx context.Context) error {
+	err := s.client.MakeBucket(ctx, s.bucket, minio.MakeBucketOptions{})
+	if minio.ToErrorResponse(err).Code == minio.BucketAlreadyOwnedByYou {
+		return nil
+	}
+	return s.fail("create bucket", "", err)
+}

@@ -348,3 +348,16 @@ func (s *Store) Copy(ctx context.Context, src, dst string, o objstore.CopyOption
 	}
 	return s.Head(ctx, dst)
 }
+
+// CreateBucket implements objstore.BucketCreator.
+func (s *Store) CreateBucket(ctx context.Context) error {
+	in := &s3.CreateBucketInput{Bucket: &s.bucket}
+	if region := s.client.Options().Region; region != "us-east-1" { // which must not be named
+		in.CreateBucketConfiguration = &types.CreateBucketConfiguration{LocationConstraint: types.BucketLocationConstraint(region)}
+	}
+	_, err := s.client.CreateBucket(ctx, in)
+	if api := smithy.APIError(nil); errors.As(err, &api) && api.ErrorCode() == "BucketAlreadyOwnedByYou" {
+		return nil
+	}
+	return s.fail("create bucket", "", err)
+}

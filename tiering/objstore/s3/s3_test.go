@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { testminio.Main(m) }
 
-func open(t *testing.T, server *testminio.Server, addr, bucket string) objstore.Store {
+func open(t testing.TB, server *testminio.Server, addr, bucket string) objstore.Store {
 	t.Helper()
 	s, err := s3.Open(t.Context(), s3.Options{
 		Endpoint: "http://" + addr, Bucket: bucket, PathStyle: true,
@@ -55,6 +55,25 @@ func TestMistakes(t *testing.T) {
 	_, err = open(t, &stranger, server.Addr, server.Bucket(t)).Head(t.Context(), "k")
 	require.ErrorIs(t, err, objstore.ErrDenied)
 	require.NotContains(t, err.Error(), "hunter2")
+}
+
+// A fresh server has no bucket; the store can make it, and passes the probe.
+func TestCreateBucket(t *testing.T) {
+	server := testminio.Shared(t)
+	s := open(t, server, server.Addr, "fresh-bucket-s3")
+	creator, ok := s.(objstore.BucketCreator)
+	require.True(t, ok)
+	require.NoError(t, creator.CreateBucket(t.Context()))
+	require.NoError(t, creator.CreateBucket(t.Context()), "a second time")
+	c, err := objstore.Probe(t.Context(), s, "probe/x")
+	require.NoError(t, err)
+	require.True(t, c.Vouches)
+}
+
+// BenchmarkGet reads ranges of 4 MiB in parallel, as a catch-up read does.
+func BenchmarkGet(b *testing.B) {
+	server := testminio.Shared(b)
+	storetest.BenchmarkGet(b, open(b, server, server.Addr, server.Bucket(b)))
 }
 
 type emptyBody struct{}
