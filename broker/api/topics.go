@@ -168,7 +168,7 @@ func (s *Server) completeSpec(img *metadata.Image, spec *topicSpec) error {
 		return &withCode{kerr.InvalidConfig, fmt.Errorf("null value not supported for topic configs: %s", spec.nullConfig)}
 	}
 	flat := s.layers(img).Flat()
-	if err := configdef.ValidateTopicChange(nil, spec.configs, flat); err != nil {
+	if err := configdef.ValidateNewTopic(spec.configs, flat); err != nil {
 		return configError(err)
 	}
 	spec.configs = configdef.Normal(configdef.TopicResource, spec.configs)

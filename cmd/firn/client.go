@@ -126,6 +126,23 @@ func explain(err error, a *app) error {
 	return err
 }
 
+// patiently repeats a request while the broker says that it will do better soon:
+// a coordinator that is still loading, a topic without a leader yet.
+func patiently(ctx context.Context, request func() error) error {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		err := request()
+		var refusal *kerr.Error
+		if !errors.As(err, &refusal) || !refusal.Retriable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
 func isExisting(err error) bool { return errors.Is(err, kerr.TopicAlreadyExists) }
 
 // parseConfigs reads NAME=VALUE pairs.

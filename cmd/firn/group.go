@@ -88,8 +88,12 @@ type groupDescription struct {
 }
 
 func (a *app) describeGroups(ctx context.Context, admin *kadm.Client, names []string) ([]groupDescription, error) {
-	lags, err := admin.Lag(ctx, names...)
-	if err != nil {
+	var lags kadm.DescribedGroupLags
+	err := patiently(ctx, func() (err error) {
+		lags, err = admin.Lag(ctx, names...)
+		return errors.Join(err, lags.Error())
+	})
+	if err != nil && len(lags) == 0 {
 		return nil, fmt.Errorf("describe groups: %w", err)
 	}
 	var described []groupDescription
@@ -276,7 +280,11 @@ first. A place is ` + positionHelp + `.`,
 // fetchOffsets reads what a group has committed: nothing, for one that does not
 // exist. Kafka says so itself, some brokers answer GROUP_ID_NOT_FOUND.
 func fetchOffsets(ctx context.Context, admin *kadm.Client, group string) (kadm.OffsetResponses, error) {
-	committed, err := admin.FetchOffsets(ctx, group)
+	var committed kadm.OffsetResponses
+	err := patiently(ctx, func() (err error) {
+		committed, err = admin.FetchOffsets(ctx, group)
+		return err
+	})
 	if errors.Is(err, kerr.GroupIDNotFound) {
 		return kadm.OffsetResponses{}, nil
 	}
@@ -339,10 +347,8 @@ func commitSeek(ctx context.Context, admin *kadm.Client, group string, moves []s
 	for _, m := range moves {
 		offsets.Add(kadm.Offset{Topic: m.Topic, Partition: m.Partition, At: m.To, LeaderEpoch: -1})
 	}
-	if err := admin.CommitAllOffsets(ctx, group, offsets); err != nil {
-		return refused("group "+group, err, "")
-	}
-	return nil
+	err := patiently(ctx, func() error { return admin.CommitAllOffsets(ctx, group, offsets) })
+	return refused("group "+group, err, "")
 }
 
 func (a *app) groupDelete() *cobra.Command {

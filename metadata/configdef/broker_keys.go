@@ -177,7 +177,6 @@ func topicDefaultKeys() []*Key {
 		boolean("unclean.leader.election.enable", "false", "Default of the topic setting of this name."),
 		text("log.durability", "fsync", "Default of durability.").in("fsync", "replicated").own(),
 		text("log.record.validation", "full", "Default of record.validation.").in("full", "header").own(),
-		boolean("log.remote.storage.enable", "false", "Default of remote.storage.enable, for topics that are not compacted. True in the dev profile.").own(),
 	}
 	for _, k := range keys {
 		// As in Kafka: of several names for one thing the first is dynamic.
@@ -186,6 +185,8 @@ func topicDefaultKeys() []*Key {
 		}
 	}
 	return append(keys,
+		// Read at start: a topic must not lose its tier because a default changed under it.
+		boolean("log.remote.storage.enable", "false", "Default of remote.storage.enable, for topics that are not compacted. To switch it off, set remote.storage.enable=true on the topics that have data in the object store first. True in the dev profile.").own(),
 		long("log.retention.check.interval.ms", "300000", "Time, in ms, between two looks for segments past their retention.").atLeast(1),
 		boolean("log.cleaner.enable", "true", "Whether compacted topics are compacted."),
 		integer("log.cleaner.threads", "1", "How many logs are compacted at a time.").atLeast(1),

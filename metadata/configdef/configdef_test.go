@@ -231,6 +231,9 @@ func TestParseTopicRules(t *testing.T) {
 		{name: "ladder with a store that nobody knows", overrides: set{"retention.tiers": "hot:1d,glacier:30d"},
 			want: "Invalid value hot:1d,glacier:30d for configuration retention.tiers: the tier glacier is not known here: tier.stores is warm, cold"},
 		{name: "ladder with the broker's names", overrides: set{"retention.tiers": "hot:1d,glacier:30d"}, broker: set{"tier.stores": "glacier"}},
+		{name: "a tiered topic without times has both rungs", overrides: set{"remote.storage.enable": "true"}, check: func(t *testing.T, c *TopicConfig) {
+			require.Equal(t, "hot:7d,warm:7d", c.Ladder().String())
+		}},
 		{name: "Kafka's words make a ladder", overrides: set{"remote.storage.enable": "true", "local.retention.ms": "3600000", "retention.ms": "-1"}, check: func(t *testing.T, c *TopicConfig) {
 			require.Equal(t, "hot:1h,warm:forever", c.Ladder().String())
 		}},
@@ -255,6 +258,12 @@ func TestSwitchingTieringOff(t *testing.T) {
 	type set = map[string]string
 	tiered := set{"remote.storage.enable": "true"}
 	require.NoError(t, ValidateTopicChange(nil, set{}, nil))
+	// A topic that is made may stay out of the broker's default; one that is tiered
+	// by it, and says nothing itself, may not leave by the way.
+	byDefault := set{"log.remote.storage.enable": "true"}
+	require.NoError(t, ValidateNewTopic(set{"remote.storage.enable": "false"}, byDefault))
+	require.ErrorContains(t, ValidateTopicChange(nil, set{"remote.storage.enable": "false"}, byDefault), "It is invalid to disable")
+	require.ErrorIs(t, ValidateNewTopic(set{"retention.ms": "x"}, nil), ErrInvalid)
 	require.NoError(t, ValidateTopicChange(set{}, set{}, nil))
 	require.NoError(t, ValidateTopicChange(tiered, set{"remote.storage.enable": "true", "remote.log.copy.disable": "true"}, nil))
 	require.NoError(t, ValidateTopicChange(tiered, set{"remote.storage.enable": "false", "remote.log.delete.on.disable": "true"}, nil))

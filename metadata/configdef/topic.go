@@ -70,12 +70,14 @@ func Duration(ms int64) time.Duration {
 }
 
 // Ladder is the topic's tier ladder in words: retention.tiers if set, else what
-// the Kafka settings say. The object store's rung is called warm then.
+// the Kafka settings say. The object store's rung is called warm then, and may
+// have the same age as hot: ParseTiers would not take that, since it asks for
+// nothing but a copy, but bounds by size or the defaults amount to it.
 func (c *TopicConfig) Ladder() Ladder {
 	switch {
 	case c.Tiers != nil:
 		return c.Tiers
-	case c.RemoteStorage && c.LocalRetentionMs != Forever && c.LocalRetentionMs != c.RetentionMs:
+	case c.RemoteStorage:
 		return Ladder{{Tier: HotTier, UntilMs: c.LocalRetentionMs}, {Tier: "warm", UntilMs: c.RetentionMs}}
 	}
 	return Ladder{{Tier: HotTier, UntilMs: c.RetentionMs}}
@@ -216,14 +218,21 @@ func ParseTopic(overrides, brokerSet map[string]string) (*TopicConfig, error) {
 	return c, r.errs.orNil()
 }
 
-// ValidateTopicChange checks the overrides that a topic would have. existing is
-// what it has now, nil when it is being created; brokerSet is [Layers.Flat].
+// ValidateNewTopic checks the settings of a topic that is to be made; brokerSet
+// is [Layers.Flat].
+func ValidateNewTopic(overrides, brokerSet map[string]string) error {
+	_, err := ParseTopic(overrides, brokerSet)
+	return err
+}
+
+// ValidateTopicChange checks the overrides that a topic would have, against
+// those that it has now; brokerSet is [Layers.Flat].
 func ValidateTopicChange(existing, proposed, brokerSet map[string]string) error {
 	next, err := ParseTopic(proposed, brokerSet)
 	if err != nil {
 		return err
 	}
-	if existing == nil || next.RemoteStorage || next.RemoteDeleteOnDisable {
+	if next.RemoteStorage || next.RemoteDeleteOnDisable {
 		return nil
 	}
 	if _, said := proposed[RemoteStorage]; !said && inheritsRemote(brokerSet) {
