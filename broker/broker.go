@@ -168,6 +168,9 @@ func (b *Broker) start(ctx context.Context) error {
 	if err := b.bind(); err != nil {
 		return err
 	}
+	if err := b.startProfiles(); err != nil {
+		return err
+	}
 	if err := b.startAdmin(); err != nil {
 		return err
 	}

@@ -111,7 +111,9 @@ func (b *Broker) startTier() error {
 	})
 	if t.reader, err = remote.New(remote.Options{Entries: b.meta, Locate: func(ctx context.Context, id uuid.UUID) (remote.Location, error) {
 		return t.locate(ctx, b, id)
-	}, Cache: t.cache, Logger: b.log, ParallelGets: b.cfg.ReaderConcurrency}); err != nil {
+	}, Cache: t.cache, Logger: b.log, ParallelGets: b.cfg.ReaderConcurrency,
+		// What is read ahead is pinned in memory: it must not push out what is read.
+		ReadAheadBytes: max(b.cfg.CacheMemoryBytes/2, 1), ReadAheadWindow: max(b.cfg.CacheMemoryBytes/4, 1)}); err != nil {
 		return fmt.Errorf("remote reader: %w", err)
 	}
 	b.undo = append(b.undo, func() {

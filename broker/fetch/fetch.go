@@ -85,6 +85,8 @@ type Partitions interface {
 // Remote reads from the bucket.
 type Remote interface {
 	Read(ctx context.Context, r remote.Request) (*remote.Result, error)
+	// Hint begins to fetch what a Read of the same request would wait for.
+	Hint(r remote.Request)
 }
 
 // Options configure a Service.
@@ -338,24 +340,28 @@ func (s *Service) readCold(ctx context.Context, r *Request, got []Got) {
 	case <-ctx.Done():
 		return
 	}
+	var cold []int
 	for i := range got {
-		g, w := &got[i], &r.Wants[i]
-		if !needsRemote(g) || w.Read.From >= g.State.LocalStart || w.Read.From < g.State.LogStart {
-			continue
+		from := r.Wants[i].Read.From
+		if needsRemote(&got[i]) && from < got[i].State.LocalStart && from >= got[i].State.LogStart {
+			cold = append(cold, i)
 		}
+	}
+	for _, i := range cold {
+		s.opts.Remote.Hint(coldRequest(r, i, &got[i], int64(r.Wants[i].Read.MaxBytes), true))
+	}
+	for _, i := range cold {
+		g, w := &got[i], &r.Wants[i]
 		limit := min(int64(w.Read.MaxBytes), r.MaxBytes-total)
 		if limit <= 0 && total > 0 {
 			continue
 		}
-		upTo := g.State.HighWatermark
-		if w.Read.Committed {
-			upTo = g.State.LastStable
-		}
-		res, err := s.opts.Remote.Read(ctx, remote.Request{
-			TP: w.TP, From: w.Read.From, UpTo: upTo, MaxBytes: max(limit, 0),
-			AtLeastOne: total == 0, Committed: w.Read.Committed, Stream: r.Stream,
-		})
+		res, err := s.opts.Remote.Read(ctx, coldRequest(r, i, g, max(limit, 0), total == 0))
 		switch {
+		case err == nil && res.Bytes == 0 && res.Next > w.Read.From:
+			res.Release()
+			s.readBehindGap(g, w, res.Next, limit, total == 0)
+			total += g.Local.Bytes
 		case err == nil:
 			g.Remote, g.Aborted = res, res.Aborted
 			total += res.Bytes
@@ -368,5 +374,34 @@ func (s *Service) readCold(ctx context.Context, r *Request, got []Got) {
 			s.opts.Logger.Warn("remote read failed", "tp", w.TP, "offset", w.Read.From, "err", err)
 			g.Err = kerr.KafkaStorageError
 		}
+	}
+}
+
+// coldRequest is the i-th partition's read from the bucket.
+func coldRequest(r *Request, i int, g *Got, maxBytes int64, atLeastOne bool) remote.Request {
+	w := &r.Wants[i]
+	upTo := g.State.HighWatermark
+	if w.Read.Committed {
+		upTo = g.State.LastStable
+	}
+	return remote.Request{TP: w.TP, From: w.Read.From, UpTo: upTo, MaxBytes: maxBytes, AtLeastOne: atLeastOne,
+		Committed: w.Read.Committed, Stream: r.Stream}
+}
+
+// readBehindGap reads the local log where compaction has left nothing in the
+// bucket from the offset asked for to its end: the reader would ask for the gap
+// for ever.
+func (s *Service) readBehindGap(g *Got, w *Want, next record.Offset, limit int64, atLeastOne bool) {
+	p := s.opts.Partitions.Get(w.TP)
+	if p == nil {
+		g.Err = kerr.NotLeaderForPartition
+		return
+	}
+	rd := w.Read
+	rd.From, rd.LastFetched, rd.MaxBytes, rd.AtLeastOne = next, -1, int(max(limit, 0)), atLeastOne
+	res, err := p.Read(rd)
+	g.State, g.Err = res.State, err
+	if err == nil {
+		g.Local, g.Aborted = res.Slice, res.Aborted
 	}
 }

@@ -1,0 +1,81 @@
+package broker
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firnlog/firn/broker/config"
+)
+
+// A configured Pyroscope gets profiles, at the latest when the broker stops.
+func TestProfilesArriveAtPyroscope(t *testing.T) {
+	got := make(chan string, 64)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case got <- r.URL.Query().Get("name"):
+		default:
+		}
+		w.WriteHeader(http.StatusOK)
+	}))
+	defer server.Close()
+	b := &Broker{cfg: config.Dev(), log: slog.New(slog.DiscardHandler)}
+	b.cfg.PyroscopeAddress, b.cfg.PyroscopeApp = server.URL, "firn"
+	require.NoError(t, b.startProfiles())
+	require.Len(t, b.undo, 1)
+	b.undo[0]()
+	select {
+	case name := <-got:
+		require.Contains(t, name, "firn")
+	case <-time.After(30 * time.Second):
+		t.Fatal("no profile arrived")
+	}
+}
+
+// A broker starts over nothing, serves, and stops in order; a second one on the
+// same directory is refused while the first runs.
+func TestStartAndStop(t *testing.T) {
+	dir := t.TempDir()
+	cfg, err := config.Load(config.Source{Profile: config.ProfileDev, Flags: []config.Flag{
+		{Key: "data.dir", Value: dir}, {Key: "listeners", Value: "PLAINTEXT://127.0.0.1:0"}, {Key: "admin.address", Value: "127.0.0.1:0"}}})
+	require.NoError(t, err)
+	run := func() (*Broker, func() error) {
+		b, err := New(cfg, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx) }()
+		select {
+		case <-b.Ready():
+		case err := <-done:
+			t.Fatalf("ended while starting: %v", err)
+		}
+		return b, func() error { cancel(); return <-done }
+	}
+	b, stop := run()
+	resp, err := http.Get("http://" + b.AdminAddr().String() + "/readyz")
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	cluster := b.meta.Image().ClusterID()
+
+	second, err := New(cfg, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.ErrorContains(t, second.Run(context.Background()), "in use by another process")
+
+	require.NoError(t, stop())
+	b, stop = run()
+	require.Equal(t, cluster, b.meta.Image().ClusterID(), "a node keeps its cluster over a restart")
+	require.NoError(t, stop())
+
+	wrong := cfg
+	wrong.ClusterID = "AAAAAAAAAAAAAAAAAAAAAA"
+	third, err := New(wrong, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.ErrorContains(t, third.Run(context.Background()), "belongs to cluster "+cluster)
+}
