@@ -227,10 +227,9 @@ func (l *Log) roll(p *part) (*part, error) {
 	if !l.rooted.Load() {
 		// Nothing but the first segment's name says where the log begins: it must
 		// be durable before another segment can be.
-		if err := l.syncDirs(true); err != nil {
+		if err := l.root(); err != nil {
 			return nil, err
 		}
-		l.rooted.Store(true)
 	}
 	s, err := segment.Create(l.place, end, cfg.IndexIntervalBytes)
 	if err != nil {

@@ -185,6 +185,19 @@ func (l *Log) removePart(p *part) error {
 	return errors.Join(errs...)
 }
 
+// root makes the names in the log's directory durable, and once those of the
+// directories above it.
+func (l *Log) root() error {
+	rooted := l.rooted.Load()
+	if err := l.syncDirs(!rooted); err != nil {
+		return err
+	}
+	if !rooted {
+		l.rooted.Store(true)
+	}
+	return nil
+}
+
 func (l *Log) epochsBelow(end record.Offset) epochCache {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -202,7 +215,7 @@ func (l *Log) cleanedEnd() record.Offset {
 func (l *Log) replaceCheckpoint(cp *checkpoint) error {
 	err := l.writeCheckpoint(cp)
 	if err == nil {
-		err = segment.SyncDir(l.place.FS, l.place.Dir)
+		err = l.root()
 	}
 	if segment.IsNoSpace(err) {
 		return fmt.Errorf("%w: %s: %w", ErrNoSpace, l.place.Dir, err)
