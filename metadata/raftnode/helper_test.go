@@ -33,12 +33,3 @@ func readAll(t testing.TB, fs vfs.FS, path string) []byte {
 	require.NoError(t, f.Close())
 	return b
 }
-
-func errorsIsAny(err error, targets ...error) bool {
-	for _, target := range targets {
-		if errors.Is(err, target) {
-			return true
-		}
-	}
-	return false
-}

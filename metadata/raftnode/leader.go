@@ -66,7 +66,7 @@ func (n *Node) prepare(leader raft.ServerID) error {
 	if leader != raft.ServerID(n.opts.DirectoryID.String()) {
 		return nil
 	}
-	// Raft answers both calls at shutdown, so no context is needed.
+	// Both calls end at shutdown, so no context is needed.
 	ctx := context.Background()
 	if err := n.ReadBarrier(ctx); err != nil {
 		return err

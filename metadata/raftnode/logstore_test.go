@@ -105,7 +105,7 @@ func TestStoreSurvivesCrash(t *testing.T) {
 		logs := map[uint64]string{}
 		votes := map[string]uint64{}
 		next, first := uint64(1), uint64(1)
-		for step := range rapid.IntRange(1, 15).Draw(t, "steps") {
+		for step := range rapid.IntRange(1, 8).Draw(t, "steps") {
 			switch rapid.IntRange(0, 4).Draw(t, "step") {
 			case 0, 1:
 				var batch []*raft.Log

@@ -119,6 +119,15 @@ type Node struct {
 	quit    chan struct{}
 	watched chan struct{}
 
+	// calls are the calls of Raft under way.
+	calls struct {
+		sync.Mutex
+		closed  bool
+		running sync.WaitGroup
+	}
+	// stopped says that Raft is shut down, and answers nobody any more.
+	stopped chan struct{}
+
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -130,7 +139,7 @@ func Open(opts Options) (_ *Node, err error) {
 	if err := opts.defaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{opts: opts, leader: make(chan bool, 16), ready: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{})}
+	n := &Node{opts: opts, leader: make(chan bool, 16), ready: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}), stopped: make(chan struct{})}
 	if err := n.openStores(); err != nil {
 		return nil, errors.Join(err, n.closeStores())
 	}
@@ -304,7 +313,7 @@ func (n *Node) Propose(ctx context.Context, cmd command.Command) (command.Result
 	if err != nil {
 		return command.Result{}, err
 	}
-	if err := n.open(ctx); err != nil {
+	if err := n.enter(ctx); err != nil {
 		return command.Result{}, err
 	}
 	future := n.raft.Apply(data, n.patience(ctx))
@@ -315,13 +324,20 @@ func (n *Node) Propose(ctx context.Context, cmd command.Command) (command.Result
 	return outcome.Result, outcome.Err
 }
 
-func (n *Node) open(ctx context.Context) error {
-	select {
-	case <-n.quit:
-		return metadata.ErrClosed
-	default:
-		return ctx.Err()
+// enter counts a call of Raft that will be answered; leave it when it was. Close
+// refuses new ones and waits for those under way, since Raft answers nobody whose
+// proposal it has not looked at when it shuts down.
+func (n *Node) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
+	n.calls.Lock()
+	defer n.calls.Unlock()
+	if n.calls.closed {
+		return metadata.ErrClosed
+	}
+	n.calls.running.Add(1)
+	return nil
 }
 
 // patience is how long a proposal may wait to be taken by Raft.
@@ -333,19 +349,20 @@ func (n *Node) patience(ctx context.Context) time.Duration {
 	return most
 }
 
-// await waits for Raft's answer or the context. The goroutine ends with Raft's
-// answer, which comes at shutdown at the latest.
+// await waits for Raft's answer or the context, and leaves what enter entered.
 func (n *Node) await(ctx context.Context, f raft.Future) error {
-	if ctx.Done() == nil {
-		return raftError(f.Error())
-	}
 	answer := make(chan error, 1)
-	go func() { answer <- f.Error() }()
+	go func() {
+		defer n.calls.running.Done()
+		answer <- f.Error()
+	}()
 	select {
 	case err := <-answer:
 		return raftError(err)
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, ctx.Err())
+	case <-n.stopped:
+		return fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, metadata.ErrClosed)
 	}
 }
 
@@ -363,7 +380,7 @@ func raftError(err error) error {
 
 // ReadBarrier implements metadata.Client.
 func (n *Node) ReadBarrier(ctx context.Context) error {
-	if err := n.open(ctx); err != nil {
+	if err := n.enter(ctx); err != nil {
 		return err
 	}
 	if err := n.await(ctx, n.raft.Barrier(n.patience(ctx))); err != nil {
@@ -436,12 +453,16 @@ func (n *Node) StateHash() (uint64, [32]byte, error) {
 	return index, h, err
 }
 
+// drainTime bounds how long Close waits for Raft's answers to calls under way.
+const drainTime = 5 * time.Second
+
 // Close stops the node. Every waiting call is answered. Readers of Pebble must be
 // done.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
-		close(n.quit)
+		n.drain()
 		err := n.raft.Shutdown().Error()
+		close(n.stopped)
 		<-n.watched
 		n.dispatch.close()
 		if c, ok := n.transport.(raft.WithClose); ok {
@@ -452,6 +473,25 @@ func (n *Node) Close() error {
 		}
 	})
 	return n.closeErr
+}
+
+// drain refuses new calls and waits for those under way. If Raft does not answer
+// in time (its disk hangs, say) they are answered by the shutdown.
+func (n *Node) drain() {
+	n.calls.Lock()
+	n.calls.closed = true
+	n.calls.Unlock()
+	close(n.quit)
+	idle := make(chan struct{})
+	go func() {
+		n.calls.running.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-time.After(drainTime):
+		n.opts.Logger.Warn("metadata node: calls under way at close are not answered by raft")
+	}
 }
 
 func (n *Node) closeStores() error {
