@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metadata"
 )
 
@@ -30,6 +31,7 @@ var (
 	descRefused     = desc("kafka_server_socket_server_connections_refused_total", "Connections over a limit.")
 	descClosed      = desc("kafka_server_socket_server_connections_closed_total", "Connections closed, by reason.", "reason")
 	descRequests    = desc("kafka_network_requestmetrics_requests_total", "Requests by API.", "request")
+	descLatency     = desc("kafka_network_requestmetrics_totaltime_seconds", "Time from a request's last byte to its answer; long polls count with their wait.", "request")
 	descInFlight    = desc("kafka_network_requests_in_flight", "Requests that wait for their answer.")
 	descNetIn       = desc("kafka_server_socket_server_incoming_bytes_total", "Bytes read from clients.")
 	descNetOut      = desc("kafka_server_socket_server_outgoing_bytes_total", "Bytes sent to clients.")
@@ -101,6 +103,18 @@ func (s sink) counter(d *prometheus.Desc, v float64, labels ...string) {
 	s <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 }
 
+func (s sink) histogram(d *prometheus.Desc, l wire.Latency, labels ...string) {
+	buckets := make(map[float64]uint64, len(wire.LatencyBounds))
+	var count uint64
+	for i, n := range l.Counts {
+		count += n
+		if i < len(wire.LatencyBounds) {
+			buckets[wire.LatencyBounds[i]] = count
+		}
+	}
+	s <- prometheus.MustNewConstHistogram(d, count, l.Sum, buckets, labels...)
+}
+
 func truth(b bool) float64 {
 	if b {
 		return 1
@@ -133,6 +147,9 @@ func (c *metricsCollector) wire(s sink) {
 	}
 	for key, n := range st.Requests {
 		s.counter(descRequests, float64(n), kmsg.NameForKey(key))
+	}
+	for key, l := range st.Latency {
+		s.histogram(descLatency, l, kmsg.NameForKey(key))
 	}
 	s.gauge(descInFlight, float64(st.InFlight))
 	s.counter(descNetIn, float64(st.BytesIn))

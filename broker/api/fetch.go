@@ -103,6 +103,11 @@ func (s *Server) replyFetch(r *wire.Request, plan *fetch.Plan, got []fetch.Got) 
 				continue
 			}
 			e.partition(plan.Parts[i].Key, g)
+			if n := g.Bytes(); n > 0 {
+				if p := s.Partitions.Get(g.TP); p != nil {
+					p.CountOut(n)
+				}
+			}
 			if r.Version >= 16 && leadershipError(g.Err) {
 				if host, port, rack, ok := s.brokerAddr(r, g.State.Leader); ok {
 					e.node(g.State.Leader, host, port, rack)

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"time"
 )
 
 // handle parses a frame and serves it. An error closes the connection.
@@ -16,6 +17,7 @@ func (c *Conn) handle(frame []byte) error {
 		CorrelationID: h.correlationID,
 		Conn:          c,
 		Size:          int32(len(frame)),
+		began:         time.Now(),
 	}
 	if p == nil {
 		if h.key == keyAPIVersions && h.version > api.Max {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"runtime/debug"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -45,6 +46,8 @@ type Request struct {
 	inline bool     // the reader will send the answer after ServeKafka
 	done   bool     // answered
 	answer answer
+
+	began time.Time // when the frame was decoded
 }
 
 // answer is what a request ended with: encoded, encoded and payload, close, or
@@ -53,7 +56,7 @@ type answer struct {
 	encoded *[]byte  // a whole frame, from answerPool
 	payload *Payload // the rest of the frame, where encoded is its header
 	close   error    // close instead of sending
-	charged int64 // reserved from the budget for encoded
+	charged int64    // reserved from the budget for encoded
 }
 
 // File is an open file to send from. Both methods must stay valid until the
@@ -187,6 +190,7 @@ func (r *Request) finish(a answer) {
 		return
 	}
 	r.done = true
+	s.counters.latency[r.Key].observe(time.Since(r.began))
 	if a.close != nil {
 		c.closing.Store(true)
 	}

@@ -14,6 +14,7 @@ type Stats struct {
 	Closed      map[string]uint64 // connections by reason
 	Memory      int64             // gauge: bytes reserved from the budget
 	MemoryWaits uint64            // times that a reader had to wait for memory
+	Latency     map[int16]Latency // by key; long polls count with their wait
 }
 
 type counters struct {
@@ -21,6 +22,7 @@ type counters struct {
 	bytesIn, bytesOut atomic.Uint64
 	inFlight          atomic.Int64
 	requests          [maxKey + 1]atomic.Uint64
+	latency           [maxKey + 1]histogram
 	closed            [numCloseReasons]atomic.Uint64
 }
 
@@ -61,6 +63,7 @@ func (s *Server) Stats() Stats {
 		BytesOut:    s.counters.bytesOut.Load(),
 		InFlight:    s.counters.inFlight.Load(),
 		Closed:      make(map[string]uint64),
+		Latency:     make(map[int16]Latency),
 		Memory:      s.budget.used.Load(),
 		MemoryWaits: s.budget.waits.Load(),
 	}
@@ -70,6 +73,7 @@ func (s *Server) Stats() Stats {
 	for key := range s.counters.requests {
 		if n := s.counters.requests[key].Load(); n > 0 {
 			st.Requests[int16(key)] = n
+			st.Latency[int16(key)] = s.counters.latency[key].read()
 		}
 	}
 	for reason := range s.counters.closed {
