@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -100,7 +101,8 @@ func Start() (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Addr: addr, AccessKey: "firn-test", SecretKey: rand.Text(), dir: dir, exited: make(chan struct{})}
-	s.cmd = exec.Command(bin, "server", dir, "--address", addr, "--console-address", "127.0.0.1:0", "--quiet")
+	// No context: Stop ends it, after the tests.
+	s.cmd = exec.CommandContext(context.Background(), bin, "server", dir, "--address", addr, "--console-address", "127.0.0.1:0", "--quiet")
 	s.cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.AccessKey, "MINIO_ROOT_PASSWORD="+s.SecretKey,
 		"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1", "HOME="+dir)
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
@@ -114,13 +116,13 @@ func Start() (*Server, error) {
 		close(s.exited)
 	}()
 	if err := s.awaitReady(time.Minute); err != nil {
-		return nil, fmt.Errorf("%w; stop: %v; its log:\n%s", err, s.Stop(), s.log.String())
+		return nil, fmt.Errorf("%w; its log:\n%s", errors.Join(err, s.Stop()), s.log.String())
 	}
 	return s, nil
 }
 
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
 	}

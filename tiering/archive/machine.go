@@ -268,6 +268,7 @@ func (m *Machine) repeat(p *progress) []Effect {
 	p.working = true
 	c := p.copy
 	switch p.phase {
+	case Idle: // has no effect
 	case Starting:
 		return []Effect{Propose{c, &command.CopyStarted{
 			Fence: c.Led.Fence, Partition: c.Led.Partition, Object: c.Object, Store: c.Led.Store,

@@ -20,6 +20,7 @@ type exactBody struct {
 	wrap func(kind, err error) error
 }
 
+// Read implements io.Reader.
 func (b *exactBody) Read(p []byte) (int, error) {
 	if b.left == 0 {
 		return 0, io.EOF
@@ -37,4 +38,5 @@ func (b *exactBody) Read(p []byte) (int, error) {
 	return n, b.wrap(ErrTransient, err)
 }
 
+// Close closes the network body.
 func (b *exactBody) Close() error { return b.body.Close() }

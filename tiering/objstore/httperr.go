@@ -44,18 +44,18 @@ func KindOfHTTP(status int, code string) error {
 
 // NoAnswer classifies a request that got no HTTP answer. Mistakes that time
 // does not heal are told from a network that does.
-func NoAnswer(err error) (kind error, hint string) {
+func NoAnswer(err error) (hint string, kind error) {
 	unknown, wrongName := x509.UnknownAuthorityError{}, x509.HostnameError{}
 	record := tls.RecordHeaderError{}
 	switch {
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
-		return ErrInvalid, "the server speaks plain HTTP, not TLS: write endpoint=http://… (s3) or secure=false (minio)"
+		return "the server speaks plain HTTP, not TLS: write endpoint=http://… (s3) or secure=false (minio)", ErrInvalid
 	case errors.As(err, &unknown):
-		return ErrInvalid, "the server's certificate is signed by an authority that this machine does not trust (AWS_CA_BUNDLE or SSL_CERT_FILE can name it)"
+		return "the server's certificate is signed by an authority that this machine does not trust (AWS_CA_BUNDLE or SSL_CERT_FILE can name it)", ErrInvalid
 	case errors.As(err, &wrongName):
-		return ErrInvalid, "the server's certificate is for another name"
+		return "the server's certificate is for another name", ErrInvalid
 	}
-	return ErrTransient, ""
+	return "", ErrTransient
 }
 
 // ContextErr returns err when it came of a context, else nil.

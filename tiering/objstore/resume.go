@@ -32,6 +32,7 @@ type watchedReaderAt struct {
 	dog  *watchdog
 }
 
+// ReadAt implements io.ReaderAt.
 func (w watchedReaderAt) ReadAt(p []byte, off int64) (int, error) {
 	w.dog.feed()
 	return w.body.ReadAt(p, off)
@@ -131,7 +132,7 @@ func (b *resumingBody) Read(p []byte) (int, error) {
 	}
 	err = b.r.own(b.ctx, b.bodyCtx, "get", b.key, err)
 	if closeErr := b.closeBody(); closeErr != nil {
-		err = fmt.Errorf("%w (and closing: %v)", err, closeErr)
+		err = errors.Join(err, closeErr)
 	}
 	return n, b.retry(err)
 }

@@ -44,7 +44,7 @@ type Finding struct {
 	Err error
 }
 
-// ErrDangling: an entry names an object that the metadata does not know as
+// ErrDangling says that an entry names an object that the metadata does not know as
 // finished.
 var ErrDangling = errors.New("entry refers to an object that is not finished")
 

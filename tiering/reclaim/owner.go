@@ -12,7 +12,7 @@ import (
 	"github.com/firnlog/firn/tiering/objstore/layout"
 )
 
-// ErrNotOwner: another generation of this cluster owns the bucket. A person
+// ErrNotOwner says that another generation of this cluster owns the bucket. A person
 // has to decide which of the two lives.
 var ErrNotOwner = errors.New("another recovery of this cluster owns the bucket")
 

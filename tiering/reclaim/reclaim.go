@@ -67,6 +67,7 @@ func FromClient(c metadata.Client) Metadata { return clientMetadata{c} }
 
 type clientMetadata struct{ metadata.Client }
 
+// BrokerEpoch implements Metadata.
 func (c clientMetadata) BrokerEpoch(id int32) (int64, bool) {
 	if b := c.Image().Broker(id); b != nil {
 		return b.Epoch, true
@@ -74,6 +75,7 @@ func (c clientMetadata) BrokerEpoch(id int32) (int64, bool) {
 	return 0, false
 }
 
+// LeaderEpoch implements Metadata.
 func (c clientMetadata) LeaderEpoch(tp record.TopicPartition) (record.Epoch, bool) {
 	if p := c.Image().Partition(tp); p != nil {
 		return p.LeaderEpoch, true
@@ -81,6 +83,7 @@ func (c clientMetadata) LeaderEpoch(tp record.TopicPartition) (record.Epoch, boo
 	return -1, false
 }
 
+// LogStarts implements Metadata.
 func (c clientMetadata) LogStarts() iter.Seq2[record.TopicPartition, record.Offset] {
 	image := c.Image()
 	return func(yield func(record.TopicPartition, record.Offset) bool) {

@@ -208,7 +208,8 @@ func (w *world) requireClean(t testing.TB, story func() string) {
 		delete(want, info.Key)
 	}
 	require.Empty(t, want, story())
-	for o := range w.meta.PendingObjects(t.Context()) {
+	for o, err := range w.meta.PendingObjects(t.Context()) {
+		require.NoError(t, err)
 		t.Fatalf("object %v is %v for ever\n%s", o.ID, o.State, story())
 	}
 	require.Empty(t, w.meta.Tombs, story())

@@ -155,6 +155,7 @@ func (s *Store) around(ctx context.Context, c Call, f Fault, do func() error) er
 		case <-ctx.Done():
 			return s.fail(c, nil, ctx.Err())
 		}
+	case None, Flip:
 	}
 	return do()
 }
@@ -180,6 +181,7 @@ func (s *Store) Put(ctx context.Context, key string, body io.ReaderAt, size int6
 	case Flip: // a store that checks nothing and damages what it is given
 		body = flippedReaderAt{body, f.At}
 		o.Checksum = objstore.Checksum{}
+	default: // the call goes wrong, not its body
 	}
 	err = s.around(ctx, c, f, func() error {
 		info, err = s.inner.Put(ctx, key, body, size, o)
@@ -212,6 +214,7 @@ type flippedReaderAt struct {
 	at   int64
 }
 
+// ReadAt implements io.ReaderAt.
 func (f flippedReaderAt) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.body.ReadAt(p, off)
 	if off <= f.at && f.at < off+int64(n) {
@@ -227,6 +230,7 @@ func (s *Store) GetRange(ctx context.Context, key string, off, length int64) (bo
 	switch f.Kind {
 	case Reset, Stall, Flip:
 		f = Fault{} // the body goes wrong, not the call
+	default:
 	}
 	err = s.around(ctx, c, f, func() error {
 		body, err = s.inner.GetRange(ctx, key, off, length)
@@ -265,6 +269,7 @@ func (b *faultyBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close closes the body below.
 func (b *faultyBody) Close() error { return b.body.Close() }
 
 // Head implements objstore.Store.

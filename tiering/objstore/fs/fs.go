@@ -234,6 +234,7 @@ func (r *rangeReader) Read(p []byte) (int, error) {
 	return 0, r.store.fail("get", r.key, err)
 }
 
+// Close closes the file.
 func (r *rangeReader) Close() error { return r.f.Close() }
 
 // open opens the object's file for reading; the caller closes it.

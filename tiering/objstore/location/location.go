@@ -128,7 +128,7 @@ func parseFS(u *url.URL) (Location, error) {
 
 func parseMem(u *url.URL) (Location, error) {
 	if u.Host != "" || u.Path != "" || u.Opaque != "" {
-		return Location{}, errors.New("a store in memory has no name: write mem:")
+		return Location{}, errors.New("a store in memory has no name, write \"mem:\" alone")
 	}
 	_, err := parameters(u)
 	return Location{Driver: "mem"}, err

@@ -41,7 +41,7 @@ func TestMistakes(t *testing.T) {
 		"fs:data":                          "the directory must be absolute",
 		"fs:///":                           "the root directory cannot be a store",
 		"fs:///d?region=x":                 `unknown parameter "region": fs takes none`,
-		"mem://x":                          "write mem:",
+		"mem://x":                          `write "mem:" alone`,
 		"gcs://bucket":                     `unknown scheme "gcs"; known forms`,
 		"https://s3.example.com/b":         "write s3://BUCKET?endpoint=https://s3.example.com",
 		"s3://":                            "it names no bucket: s3://BUCKET",

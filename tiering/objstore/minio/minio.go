@@ -112,7 +112,7 @@ func (s *Store) fail(op, key string, err error) error {
 	e.Kind = objstore.KindOfHTTP(res.StatusCode, res.Code)
 	if res.StatusCode == 0 && res.Code == "" {
 		var hint string
-		if e.Kind, hint = objstore.NoAnswer(err); hint != "" {
+		if hint, e.Kind = objstore.NoAnswer(err); hint != "" {
 			e.Err = fmt.Errorf("%s: %w", hint, err)
 		}
 	}
@@ -288,6 +288,7 @@ type upload struct {
 
 var _ multipart.Target = (*upload)(nil)
 
+// Begin implements multipart.Target.
 func (u *upload) Begin(ctx context.Context) (string, error) {
 	return u.s.core().NewMultipartUpload(ctx, u.s.bucket, u.key,
 		putOptions(objstore.PutOptions{StorageClass: u.o.StorageClass}, map[string]string{
@@ -295,6 +296,7 @@ func (u *upload) Begin(ctx context.Context) (string, error) {
 		}))
 }
 
+// Upload implements multipart.Target.
 func (u *upload) Upload(ctx context.Context, id string, part multipart.Part, body *io.SectionReader) (string, error) {
 	out, err := u.s.core().PutObjectPart(ctx, u.s.bucket, u.key, id, int(part.Number), body, body.Size(), minio.PutObjectPartOptions{
 		DisableContentSha256: true, CustomHeader: http.Header{checksumHeader: {part.Checksum.Base64()}},
@@ -302,6 +304,7 @@ func (u *upload) Upload(ctx context.Context, id string, part multipart.Part, bod
 	return out.ETag, err
 }
 
+// Complete implements multipart.Target.
 func (u *upload) Complete(ctx context.Context, id string, parts []multipart.Part, _ int64, sum objstore.Checksum) error {
 	done := make([]minio.CompletePart, len(parts))
 	for i, p := range parts {
@@ -314,6 +317,7 @@ func (u *upload) Complete(ctx context.Context, id string, parts []multipart.Part
 	return err
 }
 
+// Abort implements multipart.Target.
 func (u *upload) Abort(ctx context.Context, id string) error {
 	return u.s.core().AbortMultipartUpload(ctx, u.s.bucket, u.key, id)
 }

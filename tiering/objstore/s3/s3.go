@@ -165,7 +165,7 @@ func (s *Store) fail(op, key string, err error) error {
 		e.Kind = objstore.ErrDenied
 	case status == 0:
 		var hint string
-		if e.Kind, hint = objstore.NoAnswer(err); hint != "" {
+		if hint, e.Kind = objstore.NoAnswer(err); hint != "" {
 			e.Err = fmt.Errorf("%s: %w", hint, err)
 		}
 	default:

@@ -18,6 +18,7 @@ import (
 // SDK would have to sign them anew.
 type httpClient struct{ conns *httpconn.Transport }
 
+// Do implements the SDK's HTTPClient.
 func (c httpClient) Do(r *http.Request) (*http.Response, error) { return c.conns.RoundTrip(r) }
 
 // upload makes the requests of one multipart upload.
@@ -29,6 +30,7 @@ type upload struct {
 
 var _ multipart.Target = (*upload)(nil)
 
+// Begin implements multipart.Target.
 func (u *upload) Begin(ctx context.Context) (string, error) {
 	out, err := u.s.client.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
 		Bucket: &u.s.bucket, Key: &u.key,
@@ -41,6 +43,7 @@ func (u *upload) Begin(ctx context.Context) (string, error) {
 	return aws.ToString(out.UploadId), nil
 }
 
+// Upload implements multipart.Target.
 func (u *upload) Upload(ctx context.Context, id string, part multipart.Part, body *io.SectionReader) (string, error) {
 	out, err := u.s.client.UploadPart(ctx, &s3.UploadPartInput{
 		Bucket: &u.s.bucket, Key: &u.key, UploadId: &id, PartNumber: &part.Number,
@@ -52,6 +55,7 @@ func (u *upload) Upload(ctx context.Context, id string, part multipart.Part, bod
 	return aws.ToString(out.ETag), nil
 }
 
+// Complete implements multipart.Target.
 func (u *upload) Complete(ctx context.Context, id string, parts []multipart.Part, size int64, sum objstore.Checksum) error {
 	done := make([]types.CompletedPart, len(parts))
 	for i, p := range parts {
@@ -66,6 +70,7 @@ func (u *upload) Complete(ctx context.Context, id string, parts []multipart.Part
 	return err
 }
 
+// Abort implements multipart.Target.
 func (u *upload) Abort(ctx context.Context, id string) error {
 	_, err := u.s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &u.s.bucket, Key: &u.key, UploadId: &id})
 	return err

@@ -159,6 +159,7 @@ type cancelAt struct {
 	cancel func()
 }
 
+// ReadAt implements io.ReaderAt.
 func (c *cancelAt) ReadAt(p []byte, off int64) (int, error) {
 	if off+int64(len(p)) > c.off {
 		c.cancel()

@@ -54,15 +54,11 @@ type Proxy struct {
 // New starts a proxy to the server at target (host:port). Close it.
 func New(target string) *Proxy {
 	p := &Proxy{closing: make(chan struct{})}
-	forward := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: target})
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "http", Host: target})
+		r.Out.Host = r.In.Host // part of the signature
+	}}
 	forward.ErrorLog = log.New(io.Discard, "", 0) // clients that give up are the point
-	director := forward.Director
-	forward.Director = func(r *http.Request) {
-		host := r.Host // part of the signature
-		director(r)
-		r.Host = host
-		r.Header["X-Forwarded-For"] = nil
-	}
 	p.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.serve(forward, w, r)
 	}))
