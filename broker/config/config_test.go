@@ -136,17 +136,17 @@ configuration: 17 mistakes:
   firn.yaml:7: log.segment.bytes: got "1000", want a whole number of 32 bits, at least 1048576
   firn.yaml:8: num.partitions: set already on line 2
   firn.yaml:9: retention.ms: a topic's setting; its default for all topics is log.retention.ms
-  firn.yaml:10: object.store.url: got "/srv/objects", want fs:///DIR, mem:, s3://BUCKET?endpoint=... or minio://HOST/BUCKET
+  firn.yaml:10: object.store.url: object store URL "/srv/objects": it has no scheme; for a directory write fs:///absolute/path
   firn.yaml:12: tier.stores: got "a list of mappings", want a list of words
   firn.yaml:15: listeners: got "a mapping", want name and bind, and if clients connect elsewhere advertised; "advertized" is none of name, bind, advertised, security
+  firn.yaml:19: group.max.session.timeout.ms: got "8000", want at least 9000 because of group.min.session.timeout.ms
   firn.yaml:21: log.roll.ms: got "*never", want the value written out: aliases are not followed
+  firn.yaml:22: inter.broker.listener.name: got "OUTSIDE", want the name of one of the listeners
+  firn.yaml:23: cluster.id: got "short", want 22 characters of base64url
   environment FIRN_COMPRESSION_TYPE: compression.type: got "zip", want one of uncompressed, zstd, lz4, snappy, gzip, producer
   environment: FIRN_NUM_PARTITION: not a setting; did you mean FIRN_NUM_PARTITIONS?
   flag --admin: admin.address: got "9644", want HOST:PORT, such as 127.0.0.1:9644
-  firn.yaml:23: cluster.id: got "short", want 22 characters of base64url
-  environment FIRN_QUEUED_MAX_REQUEST_BYTES: queued.max.request.bytes: got "5", want at least 104857600 because of socket.request.max.bytes
-  firn.yaml:19: group.max.session.timeout.ms: got "8000", want at least 9000 because of group.min.session.timeout.ms
-  firn.yaml:22: inter.broker.listener.name: got "OUTSIDE", want the name of one of the listeners`))
+  environment FIRN_QUEUED_MAX_REQUEST_BYTES: queued.max.request.bytes: got "5", want at least 104857600 because of socket.request.max.bytes`))
 }
 
 func TestOneMistakeIsOneLine(t *testing.T) {

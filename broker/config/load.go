@@ -1,10 +1,12 @@
 package config
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -19,6 +21,8 @@ import (
 	"github.com/knadh/koanf/v2"
 
 	"github.com/firnlog/firn/metadata/configdef"
+	"github.com/firnlog/firn/tiering/objstore"
+	"github.com/firnlog/firn/tiering/objstore/location"
 )
 
 // Flag is a setting given on the command line.
@@ -59,6 +63,7 @@ type loader struct {
 	where    map[string]string // of the strongest value of each key
 	static   map[string]string
 	problems []Problem
+	path     string // of the file, "" without one
 }
 
 // Load reads, combines and checks a node's settings. On a mistake the error is
@@ -126,6 +131,7 @@ func (l *loader) file(path string) map[string]string {
 	if path == "" {
 		return layer
 	}
+	l.path = path
 	text, err := os.ReadFile(path)
 	if err != nil {
 		l.wrong(Problem{Where: path, Key: "cannot be read", Want: unwrapPath(err).Error()})
@@ -136,7 +142,6 @@ func (l *loader) file(path string) map[string]string {
 		l.accept(layer, fmt.Sprintf("%s:%d", path, s.line), s.key, s.value)
 	}
 	l.problems = append(l.problems, problems...)
-	slices.SortStableFunc(l.problems, func(a, b Problem) int { return lineOf(a.Where) - lineOf(b.Where) })
 	l.checkAliases(layer)
 	return layer
 }
@@ -150,12 +155,17 @@ func unwrapPath(err error) error {
 	return err
 }
 
-func lineOf(where string) int {
-	n, err := strconv.Atoi(where[strings.LastIndexByte(where, ':')+1:])
-	if err != nil {
-		return 0
+// sortProblems puts those of the file first, in the order of its lines.
+func (l *loader) sortProblems() {
+	line := func(p Problem) int {
+		if text, ok := strings.CutPrefix(p.Where, l.path+":"); ok && l.path != "" {
+			if n, err := strconv.Atoi(text); err == nil {
+				return n
+			}
+		}
+		return math.MaxInt
 	}
-	return n
+	slices.SortStableFunc(l.problems, func(a, b Problem) int { return cmp.Compare(line(a), line(b)) })
 }
 
 // env reads variables by koanf's provider: FIRN_NUM_PARTITIONS is num.partitions.
@@ -298,6 +308,7 @@ func (l *loader) config() (Config, error) {
 	c.Listeners, c.Static = listeners, l.static
 	l.check(&c)
 	if len(l.problems) > 0 {
+		l.sortProblems()
 		return Config{}, &Error{Problems: l.problems}
 	}
 	c.derive()
@@ -349,6 +360,12 @@ func (l *loader) check(c *Config) {
 	for _, listener := range c.Listeners {
 		if c.AdminAddress != "" && listener.Address == c.AdminAddress && !strings.HasSuffix(c.AdminAddress, ":0") {
 			l.wrong(Problem{Where: l.where["admin.address"], Key: "admin.address", Got: c.AdminAddress, Want: "an address that no listener has"})
+		}
+	}
+	if c.StoreURL != "" {
+		// Its errors show the URL themselves, without what may be secret in it.
+		if _, err := location.Parse(c.StoreURL); err != nil {
+			l.wrong(Problem{Where: l.where["object.store.url"], Key: "object.store.url", Want: strings.TrimPrefix(err.Error(), objstore.ErrInvalid.Error()+": ")})
 		}
 	}
 	l.checkTopicDefaults()

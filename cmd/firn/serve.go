@@ -33,7 +33,7 @@ func (n *nodeFlags) register(a *app, cmd *cobra.Command) {
 	f.String("listen", "", "where clients connect: HOST:PORT, or NAME://HOST:PORT,... for several")
 	f.String("advertise", "", "what clients are told to connect to, where it differs from --listen")
 	f.String("admin", "", "HOST:PORT of the admin HTTP server")
-	f.String("object-store", "", "fs:///DIR, mem:, s3://BUCKET?endpoint=... or minio://HOST/BUCKET")
+	f.String("object-store", "", "fs:///DIR (or a path), mem:, s3://BUCKET?endpoint=... or minio://HOST:PORT/BUCKET?secure=false")
 	f.String("log-level", "", "debug, info, warn or error")
 	f.StringArrayVar(&n.set, "set", nil, "any other setting, NAME=VALUE; repeatable")
 	a.completeWords(cmd, "log-level", "debug", "info", "warn", "error")
@@ -123,7 +123,7 @@ func (a *app) devCommand() *cobra.Command {
 		Long: `Run one node with the dev profile: it listens on 127.0.0.1:9092, keeps its data in
 ./firn-data, makes topics when they are asked for, and tiers them into a directory
 (or the bucket that --object-store names).`,
-		Example: "  firn dev\n  firn dev --data /tmp/firn --listen 127.0.0.1:19092 --admin 127.0.0.1:19644\n  firn dev --object-store 'minio://127.0.0.1:9000/firn?access_key=minioadmin&secret_key=minioadmin'",
+		Example: "  firn dev\n  firn dev --data /tmp/firn --listen 127.0.0.1:19092 --admin 127.0.0.1:19644\n  MINIO_ACCESS_KEY=... MINIO_SECRET_KEY=... firn dev --object-store 'minio://127.0.0.1:9000/firn?secure=false'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.startNode(cmd, &n, config.ProfileDev, "", check)

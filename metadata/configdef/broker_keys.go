@@ -50,34 +50,6 @@ func validHTTPURL(value string) error {
 	return nil
 }
 
-func validStoreURL(value string) error {
-	if value == "" {
-		return nil
-	}
-	u, err := url.Parse(value)
-	if err != nil {
-		return errors.New("expected fs:///DIR, mem:, s3://BUCKET?endpoint=... or minio://HOST/BUCKET")
-	}
-	switch u.Scheme {
-	case "fs":
-		if u.Host != "" || len(u.Path) < 2 || u.Path[0] != '/' {
-			return errors.New("expected fs:///DIR with three slashes and an absolute directory")
-		}
-	case "mem":
-	case "s3":
-		if u.Host == "" {
-			return errors.New("expected s3://BUCKET, the bucket is missing")
-		}
-	case "minio":
-		if u.Host == "" || len(u.Path) < 2 {
-			return errors.New("expected minio://HOST/BUCKET")
-		}
-	default:
-		return errors.New("expected fs:///DIR, mem:, s3://BUCKET?endpoint=... or minio://HOST/BUCKET")
-	}
-	return nil
-}
-
 const maxInt = "2147483647"
 
 var brokerTable = newTable(append(append(append(append(
@@ -294,7 +266,7 @@ func coordinatorKeys() []*Key {
 func tierKeys() []*Key {
 	return []*Key{
 		boolean(RemoteSystemEnable, "true", "Whether this cluster has an object store. Kafka's default is false; a topic is tiered only when remote.storage.enable says so."),
-		text("object.store.url", "", "The object store: fs:///DIR, mem:, s3://BUCKET?endpoint=... or minio://HOST/BUCKET. Empty is a directory below data.dir.").own().checked(validStoreURL),
+		text("object.store.url", "", "The object store: fs:///DIR, mem:, s3://BUCKET/PREFIX?endpoint=...&region=... or minio://HOST:PORT/BUCKET/PREFIX?secure=false. Empty is a directory below data.dir. Credentials come from the environment.").own(),
 		list(TierStores, "warm,cold", "The names that may follow hot in retention.tiers. All of them lie in object.store.url.").own().checked(validTierStores),
 		integer("tier.upload.concurrency", "4", "How many objects are uploaded at a time.").between(1, 256).own(),
 		long("tier.upload.timeout.ms", "600000", "How long, in ms, one attempt at an upload may take.").atLeast(1000).own(),
