@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 
 	"github.com/firnlog/firn/broker/config"
@@ -63,6 +65,14 @@ func TestStartAndStop(t *testing.T) {
 	require.NoError(t, resp.Body.Close())
 	require.Equal(t, http.StatusOK, resp.StatusCode)
 	cluster := b.meta.Image().ClusterID()
+	resp, err = http.Get("http://" + b.AdminAddr().String() + "/metrics")
+	require.NoError(t, err)
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(resp.Body)
+	require.NoError(t, err, "what is scraped must be well formed")
+	require.NoError(t, resp.Body.Close())
+	require.EqualValues(t, 1, families["firn_ready"].Metric[0].Gauge.GetValue())
+	require.Contains(t, families, "kafka_server_replicamanager_underreplicatedpartitions")
 
 	second, err := New(cfg, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)

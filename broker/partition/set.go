@@ -80,7 +80,11 @@ func NewSet(o SetOptions) *Set {
 	s := &Set{opts: o, failed: make(map[record.TopicPartition]error), stop: make(chan struct{})}
 	s.fds = segment.NewFDCache(o.MaxFiles)
 	s.flusher = commitlog.NewFlusher(commitlog.FlusherOptions{Workers: o.FlushWorkers,
-		OnFatal: func(dir string, err error) { o.OnFatal(fmt.Errorf("log %s: %w", dir, err)) }})
+		OnFatal: func(dir string, err error) {
+			// What the page cache holds of the tail may never reach the disk: the
+			// next start is told not to believe it.
+			o.OnFatal(errors.Join(fmt.Errorf("log %s: %w", dir, err), o.Dir.MarkUntrusted()))
+		}})
 	s.wg.Go(s.housekeep)
 	return s
 }
