@@ -339,5 +339,32 @@ func (b *Broker) startRetention() error {
 	var wg sync.WaitGroup
 	wg.Go(func() { b.retention.Run(ctx) })
 	b.undo = append(b.undo, func() { cancel(); wg.Wait() })
+	b.every(max(b.cfg.RetentionCheck, time.Second), b.dropDisabled)
 	return nil
+}
+
+// dropDisabled raises the log start to what is on disk for topics whose tiering
+// was switched off together with its data (remote.log.delete.on.disable). What
+// the bucket holds below goes the way of everything below the log start.
+func (b *Broker) dropDisabled(ctx context.Context) {
+	cmd := &command.AdvanceLogStart{BrokerID: b.cfg.ID, BrokerEpoch: b.epoch()}
+	for p := range b.parts.All() {
+		cfg, st := p.Config(), p.State()
+		if !cfg.RemoteStorage && cfg.RemoteDeleteOnDisable && st.Role == replica.Leader && st.LocalStart > st.LogStart {
+			cmd.Partitions = append(cmd.Partitions, command.LogStartChange{Partition: p.TP(), LeaderEpoch: st.LeaderEpoch, LogStart: st.LocalStart})
+		}
+	}
+	if len(cmd.Partitions) == 0 {
+		return
+	}
+	res, err := b.meta.Propose(ctx, cmd)
+	if err != nil {
+		b.log.Warn("dropping the remote data of topics that are tiered no longer failed; it is tried again", "err", err)
+		return
+	}
+	for i, item := range res.Items {
+		if item.Err != nil && !errors.Is(item.Err, command.ErrFenced) {
+			b.log.Warn("remote data was not dropped", "partition", cmd.Partitions[i].Partition, "err", item.Err)
+		}
+	}
 }
