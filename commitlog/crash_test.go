@@ -41,6 +41,13 @@ func (o *outcome) check(t *testing.T, fs vfs.FS, what string) {
 	for i := range o.history {
 		if b := &o.history[i]; b.BaseOffset >= l.Start() && b.BaseOffset < l.End() {
 			want = append(want, b.Raw...)
+			at := record.NoEpoch
+			for _, e := range l.Epochs() {
+				if e.Start <= b.BaseOffset {
+					at = e.Epoch
+				}
+			}
+			require.Equal(t, b.LeaderEpoch, at, "%s: epoch of offset %d", what, b.BaseOffset)
 		}
 	}
 	got := readAll(t, l, l.Start(), 1<<16)
@@ -157,6 +164,9 @@ func crashRun(t *testing.T, seed uint64) {
 				}
 			case 6:
 				o.emptyAt = record.Offset(rng.Int64N(int64(l.End()) + 20))
+				if infos := l.Segments(); rng.IntN(2) == 0 { // where a file of that name is
+					o.emptyAt = infos[rng.IntN(len(infos))].Base
+				}
 				name = fmt.Sprintf("reset to %d", o.emptyAt)
 				require.NoError(t, l.ResetTo(o.emptyAt, []EpochStart{{1, 0}}, nil))
 			}
