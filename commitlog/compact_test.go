@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -306,4 +307,27 @@ func TestCompactCrash(t *testing.T) {
 		again := newEnv(t, mem.CrashClone(vfs.CrashCloneCfg{}), "/data/topic/0").open()
 		require.NoError(t, again.Close(true))
 	}
+}
+
+func TestCompactThrottle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := memEnv(t)
+		e.cfg.SegmentBytes = 4 << 20
+		l := e.open()
+		big := make([]byte, 1<<20)
+		for i := range 10 {
+			require.NoError(t, l.Append([]record.Batch{keyed(l.End(), 0, fmt.Sprint(i%2), string(big))}))
+		}
+		flush(t, l)
+		began := time.Now()
+		stats, err := l.Compact(context.Background(), CompactOptions{Now: began, UpTo: l.End(), BytesPerSecond: 1 << 20, Force: true})
+		require.NoError(t, err)
+		require.True(t, stats.Cleaned)
+		// Segments are read twice, once for the keys, and what is kept is written;
+		// one second's worth passes at once.
+		want := time.Duration(2*stats.BytesIn+stats.BytesOut-throttleBurst) * time.Second >> 20
+		require.InDelta(t, want.Seconds(), time.Since(began).Seconds(), 0.1)
+		require.NoError(t, l.Close(true))
+		e.flusher.Close()
+	})
 }

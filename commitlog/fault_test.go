@@ -348,3 +348,35 @@ func TestCloseAnswersWaiters(t *testing.T) {
 	_, err := l.Read(0, 2, 100, true)
 	require.ErrorIs(t, err, ErrClosed)
 }
+
+// Closing an idle log writes nothing, whether it was ever used or not.
+func TestCloseOfAnIdleLogWritesNothing(t *testing.T) {
+	var writes atomic.Int64
+	count := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && op.Kind != errorfs.OpFileClose {
+			writes.Add(1)
+		}
+		return nil
+	})
+	e := newEnv(t, errorfs.Wrap(memFS(t), count), "/data/topic/0")
+	l := e.open()
+	before := writes.Load()
+	require.NoError(t, l.Close(true))
+	require.Equal(t, before, writes.Load())
+	l = e.open()
+	fill(t, l, 3)
+	require.NoError(t, l.Close(true))
+	before = writes.Load()
+	for range 3 {
+		l = e.open()
+		require.EqualValues(t, 6, l.FlushedEnd())
+		require.NoError(t, l.Close(true))
+	}
+	require.Equal(t, before, writes.Load())
+	l = e.open()
+	require.NoError(t, l.AssignEpoch(5, 6))
+	require.NoError(t, l.Close(true))
+	l = e.open()
+	require.EqualValues(t, 5, l.LastEpoch())
+	require.NoError(t, l.Close(true))
+}

@@ -249,7 +249,7 @@ func (l *Log) writeCheckpoint(cp *checkpoint) error {
 	if err := segment.WriteFile(l.place.FS, path, cp.append(nil), true); err != nil {
 		return err
 	}
-	l.checkpointed = cp.end()
+	l.checkpointed, l.hasCheckpoint = cp.end(), true
 	return nil
 }
 
@@ -293,7 +293,9 @@ func (l *Log) Close(clean bool) error {
 		return ErrClosed
 	}
 	var err error
-	if clean && l.Failed() == nil {
+	// Most of many logs are idle: what their checkpoint says is still so.
+	idle := l.flusher.unchanged(l) && (l.checkpointed == l.End() && l.hasCheckpoint || l.Size() == 0 && !l.hasCheckpoint)
+	if clean && l.Failed() == nil && !idle {
 		l.flusher.takeDue(l, true)
 		err = l.flush(true, func(cp *checkpoint) { cp.clean = true })
 		switch {

@@ -224,6 +224,13 @@ func (f *Flusher) work() {
 	f.mu.Unlock()
 }
 
+// unchanged says whether nothing was appended since the last checkpoint.
+func (f *Flusher) unchanged(l *Log) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return l.flushState.aging == nil && !l.flushState.due
+}
+
 // forget drops a closed log.
 func (f *Flusher) forget(l *Log) {
 	f.takeDue(l, true)

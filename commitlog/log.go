@@ -69,9 +69,10 @@ type Log struct {
 	files sync.Mutex
 	// compacting is held by the one run of Compact.
 	compacting sync.Mutex
-	// checkpointed is the recovery point of the checkpoint on disk. Guarded by
-	// files.
-	checkpointed record.Offset
+	// checkpointed is the recovery point of the checkpoint on disk, if there is
+	// one. Guarded by files.
+	checkpointed  record.Offset
+	hasCheckpoint bool
 
 	mu         sync.Mutex // guards the fields below; never held across I/O
 	producers  producer.State

@@ -17,6 +17,9 @@ import (
 //
 // Errors: ErrCorrupt when something below the recovery point is missing.
 func Open(o Options) (*Log, error) {
+	if o.Dir == "" || o.Flusher == nil || o.FDs == nil || o.InitialOffset < 0 {
+		return nil, errors.New("commitlog: Options need Dir, Flusher, FDs and an InitialOffset of 0 or more")
+	}
 	l := newLog(&o)
 	r := recovery{l: l, o: &o, next: o.InitialOffset}
 	if err := r.run(); err != nil {
@@ -167,7 +170,7 @@ func (r *recovery) useCheckpoint(cp *checkpoint) error {
 	}
 	r.cp = cp
 	r.l.rooted.Store(true)
-	r.l.checkpointed = end
+	r.l.checkpointed, r.l.hasCheckpoint = end, true
 	r.l.producers = *state
 	r.l.epochs = cp.epochs
 	r.l.cleaned = cp.cleaned

@@ -28,8 +28,9 @@ type Options struct {
 	InitialOffset record.Offset
 	// OnFlushed is called with each new FlushedEnd, in order and without any
 	// lock, by the flusher. It may be called before Open has returned (a
-	// recovered tail is synced at once) and must not call TruncateTo, ResetTo,
-	// Flush or Close. Optional.
+	// recovered tail is synced at once). It must return soon and must not call
+	// what changes files or waits for it: TruncateTo, ResetTo, TrimTo, Compact,
+	// Flush, Close. Optional.
 	OnFlushed func(end record.Offset)
 	// Untrusted says that an fsync failed in the last run (Dir.Untrusted): the
 	// page cache is dropped for the tail before it is read back, so that only

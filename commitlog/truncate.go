@@ -279,7 +279,6 @@ func (l *Log) reset(off record.Offset, epochs epochCache, state *producer.State)
 	if err := l.writeCheckpoint(cp); err != nil {
 		return l.fail(err)
 	}
-	l.checkpointed = off
 	return nil
 }
 
