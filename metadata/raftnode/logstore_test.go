@@ -2,7 +2,11 @@ package raftnode
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -207,4 +211,29 @@ func FuzzSnapshotHeader(f *testing.F) {
 			t.Fatalf("header of %d bytes in %d", n, len(b))
 		}
 	})
+}
+
+var update = flag.Bool("update", false, "write the golden file anew")
+
+// TestGoldenEntries holds the encoding of log entries against
+// testdata/entries.golden.
+func TestGoldenEntries(t *testing.T) {
+	var out strings.Builder
+	for _, l := range []*raft.Log{
+		{Index: 1, Term: 2, Type: raft.LogConfiguration, Data: []byte("configuration")},
+		{Index: 2, Term: 3, Type: raft.LogCommand, Data: []byte("command"), Extensions: []byte("ext"), AppendedAt: time.Unix(1700000000, 5)},
+		{Index: 3, Term: 3, Type: raft.LogNoop},
+	} {
+		b := make([]byte, logHeader+len(l.Extensions)+len(l.Data))
+		encodeLog(b, l)
+		fmt.Fprintf(&out, "%x %x\n", logKey(l.Index), b)
+	}
+	path := filepath.Join("testdata", "entries.golden")
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(out.String()), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), out.String(), "the format changed: raise its version")
 }
