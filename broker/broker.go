@@ -36,6 +36,7 @@ import (
 	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/controller"
 	"github.com/firnlog/firn/metadata/raftnode"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/reclaim"
@@ -271,41 +272,10 @@ func (b *Broker) register(ctx context.Context) error {
 		}
 		cmd.Endpoints = append(cmd.Endpoints, metadata.Endpoint{Listener: l.Name, Host: l.AdvertisedHost, Port: port, Security: l.Security})
 	}
-	res, err := b.meta.Propose(ctx, cmd)
-	if err != nil {
+	if _, err := controller.Register(ctx, b.meta, cmd); err != nil {
 		return fmt.Errorf("register as broker %d: %w", b.cfg.ID, err)
 	}
-	state := &command.SetBrokerState{BrokerID: b.cfg.ID, BrokerEpoch: res.BrokerEpoch, State: command.BrokerActive}
-	if _, err := b.meta.Propose(ctx, state); err != nil {
-		return fmt.Errorf("take up work as broker %d: %w", b.cfg.ID, err)
-	}
-	elect := leadAgain(b.meta.Image(), b.cfg.ID)
-	if len(elect.Elections) == 0 {
-		return nil
-	}
-	results, err := b.meta.Propose(ctx, elect)
-	if err != nil {
-		return fmt.Errorf("lead again: %w", err)
-	}
-	for i, item := range results.Items {
-		if item.Err != nil {
-			b.log.Error("partition has no leader", "partition", elect.Elections[i].Partition, "err", item.Err)
-		}
-	}
 	return nil
-}
-
-// leadAgain elects this broker anew for what it led, or what has no leader and
-// names it in sync. The epochs rise, so that readers notice where an unclean end
-// cut the log short (KIP-320).
-func leadAgain(img *metadata.Image, self int32) *command.ElectLeaders {
-	cmd := &command.ElectLeaders{}
-	for tp, p := range img.AllPartitions() {
-		if p.Leader == self || (p.Leader < 0 && p.InSync(self)) {
-			cmd.Elections = append(cmd.Elections, command.Election{Partition: tp, PartitionEpoch: p.PartitionEpoch, Leader: self})
-		}
-	}
-	return cmd
 }
 
 func (b *Broker) startParts() {

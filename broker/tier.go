@@ -35,6 +35,7 @@ const generation = 1
 // tier is the node's side of the object store: copying, reading, deleting.
 type tier struct {
 	location location.Location
+	driver   objstore.Store // without retries
 	store    *objstore.Retrying
 	layout   layout.Layout
 	cache    *cache.Cache
@@ -91,13 +92,14 @@ func (b *Broker) startTier() error {
 	if err != nil {
 		return fmt.Errorf("object.store.url: %w", err)
 	}
+	t.driver = store
 	t.store = objstore.WithRetries(store, objstore.RetryOptions{Observe: t.health.observe})
 	b.undo = append(b.undo, func() {
 		if err := t.store.Close(); err != nil {
 			b.log.Warn("close object store", "err", err)
 		}
 	})
-	if t.layout, err = layout.New("", b.meta.Image().ClusterID()); err != nil {
+	if t.layout, err = layout.New(t.location.Prefix, b.meta.Image().ClusterID()); err != nil {
 		return fmt.Errorf("object layout: %w", err)
 	}
 	if t.cache, err = cache.Open(cache.Options{MemoryBytes: b.cfg.CacheMemoryBytes, DiskBytes: b.cfg.CacheDiskBytes,
@@ -181,9 +183,57 @@ func (b *Broker) epoch() int64 {
 func (t *tier) run(b *Broker) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	wg.Go(func() { t.archiver.Run(ctx) })
+	wg.Go(func() {
+		// Nothing is copied to a store that has not proved itself.
+		if t.prove(ctx, b) {
+			t.archiver.Run(ctx)
+		}
+	})
 	wg.Go(func() { t.sweeper.Run(ctx) })
 	b.undo = append(b.undo, func() { cancel(); wg.Wait() })
+}
+
+const (
+	// proveEvery is the pace of attempts to reach a store that does not answer yet.
+	proveEvery = 5 * time.Second
+	// proveTimeout ends an attempt at a store that hangs.
+	proveTimeout = 30 * time.Second
+)
+
+// prove tries the store out until it answers. A bucket that is missing is made.
+// False means that ctx ended, or that the store cannot be trusted: it overwrites
+// in spite of a condition, which would let a late upload replace an object.
+func (t *tier) prove(ctx context.Context, b *Broker) bool {
+	for told := false; ; told = true {
+		attempt, cancel := context.WithTimeout(ctx, proveTimeout)
+		_, err := objstore.Probe(attempt, t.driver, t.layout.Probe(uuid.New()))
+		cancel()
+		if errors.Is(err, objstore.ErrNotExist) {
+			if maker, ok := t.driver.(objstore.BucketCreator); ok {
+				if err = maker.CreateBucket(ctx); err == nil {
+					b.log.Info("bucket made", "store", t.location.String())
+					continue
+				}
+			}
+		}
+		t.health.observe(objstore.Attempt{Op: "probe", Err: err})
+		switch {
+		case err == nil:
+			return true
+		case ctx.Err() != nil:
+			return false
+		case errors.Is(err, objstore.ErrInvalid):
+			b.log.Error("the object store cannot be used: nothing is copied to it", "store", t.location.String(), "err", err)
+			return false
+		case !told:
+			b.log.Warn("the object store does not answer: records stay on disk until it does", "store", t.location.String(), "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(proveEvery):
+		}
+	}
 }
 
 // poke says that there may be something to copy.

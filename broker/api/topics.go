@@ -16,6 +16,7 @@ import (
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/configdef"
+	"github.com/firnlog/firn/metadata/controller"
 	"github.com/firnlog/firn/record"
 )
 
@@ -190,7 +191,7 @@ func (s *Server) completeSpec(img *metadata.Image, spec *topicSpec) error {
 	case spec.replication <= 0:
 		return &withCode{kerr.InvalidReplicationFactor, fmt.Errorf("replication factor %d must be larger than 0, or -1 for the default", spec.replication)}
 	}
-	placed, err := place(img, int(spec.partitions), int(spec.replication))
+	placed, err := controller.Place(img, 0, spec.partitions, spec.replication)
 	if err != nil {
 		return &withCode{kerr.InvalidReplicationFactor, fmt.Errorf("unable to replicate the partition %d time(s): %w", spec.replication, err)}
 	}
@@ -412,7 +413,7 @@ func (s *Server) morePartitions(img *metadata.Image, rt *kmsg.CreatePartitionsRe
 	}
 	factor := len(img.Partition(record.TopicPartition{Topic: t.ID}).Replicas)
 	if rt.Assignment == nil {
-		placed, err := place(img, add, factor)
+		placed, err := controller.Place(img, t.Partitions, int32(add), int16(factor))
 		if err != nil {
 			return more, &withCode{kerr.InvalidReplicationFactor, err}
 		}
