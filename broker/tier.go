@@ -184,12 +184,12 @@ func (t *tier) run(b *Broker) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		// Nothing is copied to a store that has not proved itself.
+		// Nothing is copied to a store that has not proved itself, or deleted.
 		if t.prove(ctx, b) {
+			wg.Go(func() { t.sweeper.Run(ctx) })
 			t.archiver.Run(ctx)
 		}
 	})
-	wg.Go(func() { t.sweeper.Run(ctx) })
 	b.undo = append(b.undo, func() { cancel(); wg.Wait() })
 }
 
