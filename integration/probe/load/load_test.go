@@ -111,6 +111,27 @@ func TestProduceEndsByTime(t *testing.T) {
 	require.NoError(t, srv.Close())
 }
 
+func TestProduceKeepsARate(t *testing.T) {
+	srv, _ := bareServer(t)
+	o := ProduceOptions{Addr: srv.Addr(), Topic: "snow", Acks: 1, Connections: 3, Rate: 3 << 20, Duration: 300 * time.Millisecond}
+	res, err := Produce(t.Context(), o)
+	require.NoError(t, err)
+	require.LessOrEqual(t, float64(res.Bytes), 1.1*res.Usage.Wall.Seconds()*float64(o.Rate)+3*16<<10, "no faster than asked")
+	require.NotZero(t, res.Bytes)
+	require.NoError(t, srv.Close())
+}
+
+func TestRequestsShareTheirBatch(t *testing.T) {
+	o := ProduceOptions{Topic: "snow", Batches: 2}
+	o.SetDefaults()
+	requests := o.encode()
+	for _, r := range requests {
+		require.Len(t, r.frame, 5, "two batches and what stands around them")
+		require.Same(t, &requests[0].records[0], &r.frame[1][0])
+		require.Same(t, &requests[0].records[0], &r.frame[3][0])
+	}
+}
+
 func TestProduceFails(t *testing.T) {
 	o := ProduceOptions{Topic: "snow", Acks: 1, Bytes: 1 << 30, Connections: 2}
 	t.Run("nobody listens", func(t *testing.T) {

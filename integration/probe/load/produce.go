@@ -2,6 +2,7 @@ package load
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -39,6 +40,11 @@ type ProduceOptions struct {
 	Batches     int            // of different partitions in a request; 1
 	Codec       record.Codec
 	Timeout     time.Duration // that the broker may take for an answer; 30 s
+
+	// Rate is how many bytes of batches are sent in a second, by all connections
+	// together and evenly; 0 sends as fast as answers come. With a rate, Depth
+	// should leave room for answers that are late: a full connection waits.
+	Rate int64
 
 	// The run ends after Bytes of batches or after Duration, whichever is
 	// first; a zero is no limit. One must be set.
@@ -85,17 +91,35 @@ func (o *ProduceOptions) validate() error {
 		return fmt.Errorf("%w: connections, depth, partitions and sizes are at least 1", ErrOptions)
 	case o.Batches < 1 || o.Batches > int(o.Partitions):
 		return fmt.Errorf("%w: %d batches in a request, want 1 to %d (the partitions)", ErrOptions, o.Batches, o.Partitions)
+	case o.Rate < 0:
+		return fmt.Errorf("%w: a rate of %d bytes a second", ErrOptions, o.Rate)
 	case o.Bytes <= 0 && o.Duration <= 0:
 		return fmt.Errorf("%w: neither bytes nor a duration ends the run", ErrOptions)
 	}
 	return nil
 }
 
-// request is one encoded Produce request, shared by all connections.
+// request is one encoded Produce request, shared by all connections. All
+// requests share the bytes of their batches, so that thousands of partitions do
+// not cost the generator the CPU's caches.
 type request struct {
-	frame   []byte // whole, with correlation id 0
-	records []byte // of all batches, for tests
-	bytes   int64  // of batches
+	frame   [][]byte // in pieces, with correlation id 0 in the first
+	records []byte   // of one batch
+	bytes   int64    // of batches
+}
+
+// split cuts a frame at the copies of batch in it and puts batch itself in
+// their place.
+func split(frame, batch []byte) [][]byte {
+	var pieces [][]byte
+	for {
+		before, after, found := bytes.Cut(frame, batch)
+		pieces = append(pieces, bytes.Clone(before))
+		if !found {
+			return pieces
+		}
+		pieces, frame = append(pieces, batch), after
+	}
 }
 
 // posCorrelation is where the correlation id stands in a frame, behind length,
@@ -117,6 +141,7 @@ func (o *ProduceOptions) encode() []request {
 	}
 	batch := bb.Build()
 
+	var frame []byte
 	requests := make([]request, o.Partitions)
 	for first := range o.Partitions {
 		req := kmsg.NewPtrProduceRequest()
@@ -129,8 +154,8 @@ func (o *ProduceOptions) encode() []request {
 			topic.Partitions = append(topic.Partitions, p)
 		}
 		req.Topics = append(req.Topics, topic)
-		frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(nil, req, 0)
-		requests[first] = request{frame: frame, records: batch, bytes: int64(len(batch) * o.Batches)}
+		frame = kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(frame[:0], req, 0)
+		requests[first] = request{frame: split(frame, batch), records: batch, bytes: int64(len(batch) * o.Batches)}
 	}
 	return requests
 }
@@ -175,6 +200,12 @@ func Produce(ctx context.Context, o ProduceOptions) (ProduceResult, error) {
 	meter, err := probe.StartMeter(o.Pid)
 	if err != nil {
 		return ProduceResult{}, err
+	}
+	if o.Rate > 0 {
+		each := time.Duration(float64(run.requests[0].bytes) / float64(o.Rate) * float64(time.Second))
+		for i, c := range conns { // evenly, one after the other
+			c.every, c.due = each*time.Duration(len(conns)), time.Now().Add(each*time.Duration(i))
+		}
 	}
 	if o.Duration > 0 {
 		timer := time.AfterFunc(o.Duration, func() { run.done.Store(true) })
@@ -255,7 +286,9 @@ type produceConn struct {
 	settle  *request // with acks=1, see finish
 	sent    uint32
 	head    [posCorrelation + 4]byte
-	vectors [2][]byte
+	vectors [][]byte
+	due     time.Time     // with a rate: of the next request
+	every   time.Duration // with a rate: between requests
 
 	// Of read, or of write with acks=0:
 	bytes    int64
@@ -271,6 +304,7 @@ func (c *produceConn) write() error {
 		if !c.run.claim(req.bytes) {
 			return c.finish()
 		}
+		c.pace()
 		if c.run.opts.Acks != 0 {
 			c.inflight <- time.Now()
 		} else {
@@ -283,6 +317,15 @@ func (c *produceConn) write() error {
 		c.sent++
 		c.next = (c.next + 1) % len(c.run.requests)
 	}
+}
+
+// pace waits until the next request is due. What is late is sent at once.
+func (c *produceConn) pace() {
+	if c.every == 0 {
+		return
+	}
+	time.Sleep(time.Until(c.due))
+	c.due = c.due.Add(c.every)
 }
 
 // finish waits until the broker has handled what was sent with acks=0: the
@@ -300,10 +343,11 @@ func (c *produceConn) finish() error {
 // send writes a request under a correlation id without touching the shared
 // bytes.
 func (c *produceConn) send(req *request, correlation uint32) error {
-	copy(c.head[:], req.frame)
+	copy(c.head[:], req.frame[0])
 	binary.BigEndian.PutUint32(c.head[posCorrelation:], correlation)
-	c.vectors = [2][]byte{c.head[:], req.frame[len(c.head):]}
-	buffers := net.Buffers(c.vectors[:])
+	c.vectors = append(c.vectors[:0], c.head[:], req.frame[0][len(c.head):])
+	c.vectors = append(c.vectors, req.frame[1:]...)
+	buffers := net.Buffers(c.vectors) // which WriteTo uses up, c.vectors stays
 	if _, err := buffers.WriteTo(c.conn); err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
@@ -314,7 +358,7 @@ func (c *produceConn) send(req *request, correlation uint32) error {
 // error it goes on to empty inflight, on whose room write may wait.
 func (c *produceConn) read() error {
 	in := &reader{r: bufio.NewReaderSize(c.conn, 16<<10)}
-	bytes := c.run.requests[0].bytes
+	size := c.run.requests[0].bytes
 	var correlation int32
 	var failed error
 	for at := range c.inflight {
@@ -328,7 +372,7 @@ func (c *produceConn) read() error {
 		}
 		c.latency.add(time.Since(at))
 		correlation++
-		c.bytes += bytes
+		c.bytes += size
 		c.requests++
 	}
 	return failed

@@ -97,6 +97,12 @@ func CreateTopic(ctx context.Context, addr, name string, partitions int32, confi
 	return nil
 }
 
+// Ping asks for the broker's API versions and returns once it has answered.
+func Ping(ctx context.Context, addr string) error {
+	_, err := roundTrip(ctx, addr, kmsg.NewPtrApiVersionsRequest())
+	return err
+}
+
 // LookupTopic returns id and number of partitions of a topic.
 func LookupTopic(ctx context.Context, addr, name string) (record.TopicID, int32, error) {
 	req := kmsg.NewPtrMetadataRequest()
