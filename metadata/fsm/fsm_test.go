@@ -530,3 +530,42 @@ func TestCrash(t *testing.T) {
 		}
 	})
 }
+
+// TestLogStartPassesACopy raises the log start below, to and above the end of a
+// copy under way: at the end, and above, nobody will read it.
+func TestLogStartPassesACopy(t *testing.T) {
+	for logStart, applied := range map[record.Offset]bool{9: true, 10: false, 11: false} {
+		f := openFSM(t, vfs.NewMem(), nil)
+		epoch, next := begin(t, f)
+		topic := newTopic("a", 1)
+		tp := record.TopicPartition{Topic: topic.ID}
+		fence := command.Fence{BrokerID: 1, BrokerEpoch: epoch}
+		object := uuid.New()
+		var last Outcome
+		for i, cmd := range []command.Command{
+			&command.CreateTopics{Topics: []command.NewTopic{topic}},
+			&command.CopyStarted{Fence: fence, Partition: tp, Object: object, End: 10},
+			&command.AdvanceLogStart{BrokerID: 1, BrokerEpoch: epoch, Partitions: []command.LogStartChange{{Partition: tp, LogStart: logStart}}},
+			&command.CopyFinished{Fence: fence, Partition: tp, Object: object, Size: 1, Entry: manifest.Entry{End: 10, Epochs: []manifest.EpochStart{{}}}},
+		} {
+			last = f.ApplyBatch([]Entry{encode(t, next+uint64(i), cmd)})[0]
+			require.NoError(t, last.Err)
+		}
+		require.Equal(t, applied, last.Result.Applied, "log start %d", logStart)
+		m, err := f.Entries(t.Context(), tp)
+		require.NoError(t, err)
+		o, ok, err := f.Object(object)
+		require.NoError(t, err)
+		require.True(t, ok)
+		if applied {
+			require.Len(t, m.Live(), 1)
+			require.Equal(t, metadata.ObjectFinished, o.State)
+		} else {
+			require.Empty(t, m.Entries())
+			require.Equal(t, record.Offset(0), m.RemoteEnd())
+			require.Equal(t, metadata.ObjectDeleting, o.State)
+			require.Equal(t, []uuid.UUID{object}, last.Result.Objects)
+		}
+		require.NoError(t, f.Close())
+	}
+}

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -91,29 +92,36 @@ func TestNodeStartsFastAndRestarts(t *testing.T) {
 	require.ErrorIs(t, err, metadata.ErrClosed)
 }
 
-func TestNodeCommitRate(t *testing.T) {
-	if testing.Short() {
-		t.Skip("measures the disk")
-	}
+// TestConcurrentProposals has 64 in flight: each gets a block of its own. The log
+// shows what the disk allows.
+func TestConcurrentProposals(t *testing.T) {
 	n := openNode(t, Options{Dir: t.TempDir()})
 	ready(t, n)
 	epoch := register(t, n)
-	const workers, each = 64, 100
+	const workers, each = 64, 50
+	blocks := make([][]int64, workers)
 	start := time.Now()
 	var wg sync.WaitGroup
-	for range workers {
+	for w := range workers {
 		wg.Go(func() {
 			for range each {
-				_, err := n.Propose(context.Background(), &command.AllocateProducerIDs{BrokerID: 1, BrokerEpoch: epoch})
+				res, err := n.Propose(context.Background(), &command.AllocateProducerIDs{BrokerID: 1, BrokerEpoch: epoch})
 				if err != nil {
 					t.Error(err)
 					return
 				}
+				blocks[w] = append(blocks[w], res.ProducerIDs.First)
 			}
 		})
 	}
 	wg.Wait()
 	t.Logf("%d in flight: %.0f commits/s", workers, workers*each/time.Since(start).Seconds())
+	seen := map[int64]bool{}
+	for _, first := range slices.Concat(blocks...) {
+		require.False(t, seen[first], "block %d was given twice", first)
+		seen[first] = true
+	}
+	require.Len(t, seen, workers*each)
 	require.NoError(t, n.Close())
 }
 
