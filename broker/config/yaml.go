@@ -65,8 +65,9 @@ func kindName(n *yaml.Node) string {
 		return "a mapping"
 	case yaml.SequenceNode:
 		return "a list"
+	default:
+		return n.Value
 	}
-	return n.Value
 }
 
 func (r *yamlReader) where(n *yaml.Node) string { return fmt.Sprintf("%s:%d", r.path, n.Line) }

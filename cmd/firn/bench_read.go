@@ -173,10 +173,9 @@ func (p readPlan) tracker(i int) *endTracker {
 func (m *meter) read(ctx context.Context, client *kgo.Client, ends *endTracker, limit int64, stop context.CancelFunc) error {
 	for ends == nil || ends.left > 0 {
 		fetches := client.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil // time is up
-		}
-		if err := fetchError(ctx, fetches); err != nil {
+		if err := fetchError(ctx, fetches); errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			break // time is up
+		} else if err != nil {
 			return err
 		}
 		now := time.Now()

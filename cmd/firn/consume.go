@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -307,12 +306,13 @@ func fetchError(ctx context.Context, fetches kgo.Fetches) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	for _, e := range fetches.Errors() {
-		subject := "reading"
-		if e.Topic != "" {
-			subject = strings.TrimSpace("reading " + subjectOf(e.Topic, e.Partition))
-		}
-		return refused(subject, e.Err, "")
+	errs := fetches.Errors()
+	if len(errs) == 0 {
+		return nil
 	}
-	return nil
+	subject := "reading"
+	if e := errs[0]; e.Topic != "" {
+		subject = "reading " + subjectOf(e.Topic, e.Partition)
+	}
+	return refused(subject, errs[0].Err, "")
 }

@@ -122,6 +122,7 @@ func (p position) resolve(ctx context.Context, admin *kadm.Client, topic string,
 	for part, start := range b.start {
 		offset := start
 		switch p.kind {
+		case atEarliest:
 		case atLatest:
 			offset = b.end[part]
 		case atOffset:

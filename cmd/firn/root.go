@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -87,18 +88,11 @@ func (a *app) complete(cmd *cobra.Command, flag string, words func() []string) {
 
 func (a *app) getenv(name, otherwise string) string {
 	for i := len(a.env) - 1; i >= 0; i-- {
-		if value, ok := cutPrefix(a.env[i], name+"="); ok && value != "" {
+		if value, ok := strings.CutPrefix(a.env[i], name+"="); ok && value != "" {
 			return value
 		}
 	}
 	return otherwise
-}
-
-func cutPrefix(s, prefix string) (string, bool) {
-	if len(s) < len(prefix) || s[:len(prefix)] != prefix {
-		return "", false
-	}
-	return s[len(prefix):], true
 }
 
 // run executes a command line and returns the process's exit code.

@@ -38,7 +38,7 @@ func (a *app) adminGet(ctx context.Context, path string, query url.Values) (io.R
 	}
 	// The body may stream for as long as the work takes; only its beginning is timed.
 	transport := &http.Transport{ResponseHeaderTimeout: a.timeout, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}
-	response, err := (&http.Client{Transport: transport}).Do(request)
+	response, err := (&http.Client{Transport: transport}).Do(request) //nolint:bodyclose // ownedBody closes it
 	if err != nil {
 		transport.CloseIdleConnections()
 		return nil, &connectError{addresses: a.admin, flag: "--admin", err: err}
@@ -47,9 +47,8 @@ func (a *app) adminGet(ctx context.Context, path string, query url.Values) (io.R
 	if response.StatusCode == http.StatusOK {
 		return body, nil
 	}
-	defer body.Close()
 	text, err := io.ReadAll(io.LimitReader(body, 64<<10))
-	if err != nil {
+	if err = errors.Join(err, body.Close()); err != nil {
 		return nil, fmt.Errorf("read the answer of %s: %w", a.admin, err)
 	}
 	var refusal adminapi.Error

@@ -41,6 +41,7 @@ func (r Resource) table() *table {
 		return brokerTable
 	case GroupResource:
 		return groupTable
+	case TopicResource:
 	}
 	return topicTable
 }

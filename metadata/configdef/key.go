@@ -163,6 +163,7 @@ func (k *Key) Normalize(value string) (string, error) {
 			return "", &Error{Name: k.Name, Message: "Configuration '" + k.Name + "' values must not be empty.", Reason: "expected no empty value between commas"}
 		}
 		text = strings.Join(parts, ",")
+	case TypeString, TypeClass, TypePassword:
 	}
 	if why := k.outOfRange(text, number); why != "" {
 		return "", invalidValue(k.Name, value, why)

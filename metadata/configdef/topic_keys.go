@@ -42,6 +42,7 @@ var throttled = regexp.MustCompile(`^(|\*|[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*)$`)
 
 func throttledReplicas(value string) error {
 	if !throttled.MatchString(value) {
+		//nolint:staticcheck // Kafka's wording, dots included
 		return errors.New("must be the literal '*' or a list of replicas in the following format: [partitionId]:[brokerId],[partitionId]:[brokerId],...")
 	}
 	return nil
