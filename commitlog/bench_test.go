@@ -1,6 +1,7 @@
 package commitlog
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -171,7 +172,7 @@ func BenchmarkRecoverTail(b *testing.B) {
 		l := e.open()
 		b.StopTimer()
 		require.NoError(b, l.Close(false))
-		require.NoError(b, segment.WriteFile(e.fs, e.dir+"/"+checkpointName, checkpoint, true))
+		require.NoError(b, segment.WriteFile(e.fs, e.dir+"/"+checkpointName, bytes.Clone(checkpoint), true))
 		b.StartTimer()
 	}
 }

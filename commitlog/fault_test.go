@@ -1,6 +1,7 @@
 package commitlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"path"
@@ -277,7 +278,7 @@ func TestTornTails(t *testing.T) {
 	size := int64(len(batch(0, 0, 0, "value-one", "value-two").Raw))
 	for cut := 5 * size; cut <= int64(len(whole)); cut++ {
 		for _, junk := range []string{"", "x", strings.Repeat("\x07", 300)} {
-			require.NoError(t, segment.WriteFile(e.fs, name, append(whole[:cut:cut], junk...), true))
+			require.NoError(t, segment.WriteFile(e.fs, name, append(bytes.Clone(whole[:cut]), junk...), true))
 			l := e.open()
 			n := record.Offset(cut / size * 2)
 			require.Equal(t, n, l.End(), "cut at %d of %d, batches of %d, junk %q", cut, len(whole), size, junk)
@@ -286,7 +287,7 @@ func TestTornTails(t *testing.T) {
 		}
 	}
 	// What was durable must be there.
-	require.NoError(t, segment.WriteFile(e.fs, name, whole[:size*3], true))
+	require.NoError(t, segment.WriteFile(e.fs, name, bytes.Clone(whole[:size*3]), true))
 	_, err = Open(e.options())
 	require.ErrorIs(t, err, ErrCorrupt)
 }

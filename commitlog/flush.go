@@ -1,6 +1,7 @@
 package commitlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -140,7 +141,7 @@ func (l *Log) storeDerived(c *capture) (stored []*part, complete bool, err error
 	}
 	for i, p := range c.snapshots {
 		path := l.place.Path(p.Base(), snapshotSuffix)
-		if err := segment.WriteFile(l.place.FS, path, c.states[i], true); err != nil {
+		if err := segment.WriteFile(l.place.FS, path, bytes.Clone(c.states[i]), true); err != nil {
 			return full(err)
 		}
 		c.dir = true

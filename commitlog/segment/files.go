@@ -54,13 +54,13 @@ func SyncDir(fs vfs.FS, path string) error {
 // WriteFile puts data in the place of a file at once: a reader, and a crash of
 // the process, sees the old or the new. With sync the data is durable before
 // it takes the place; the caller syncs the directory where the order matters.
+// The file system may use data as scratch space (vfs.File.Write).
 func WriteFile(fs vfs.FS, path string, data []byte, sync bool) error {
 	tmp := path + TempSuffix
 	f, err := fs.Create(tmp, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return fmt.Errorf("segment: create %s: %w", tmp, err)
 	}
-	// Write may modify what it is given only in wrappers that we do not use.
 	if _, err = f.Write(data); err == nil && sync {
 		err = f.Sync()
 	}
