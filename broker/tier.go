@@ -163,7 +163,8 @@ func (b *Broker) startArchive() error {
 	}
 	t.sweeper, err = reclaim.NewSweeper(reclaim.SweepOptions{
 		Metadata: reclaim.FromClient(b.meta), Stores: stores, Layout: t.layout, Owner: t.owner,
-		Self: func() (int32, int64) { return b.cfg.ID, b.epoch() }, Grace: b.cfg.DeleteGrace, Logger: b.log,
+		Self: func() (int32, int64) { return b.cfg.ID, b.epoch() }, Grace: b.cfg.DeleteGrace,
+		Interval: b.cfg.TaskInterval, Logger: b.log,
 	})
 	if err != nil {
 		return fmt.Errorf("sweeper: %w", err)
