@@ -117,7 +117,7 @@ func (b *Broker) Launch() {
 	if b.proc != nil {
 		b.t.Fatal("harness: the broker runs already")
 	}
-	bin, err := binary()
+	bin, err := program()
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -245,14 +245,14 @@ var build struct {
 // Binary is the path of the program under test.
 func Binary(t testing.TB) string {
 	t.Helper()
-	path, err := binary()
+	path, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-func binary() (string, error) {
+func program() (string, error) {
 	build.once.Do(func() {
 		if build.path = os.Getenv(EnvBinary); build.path != "" {
 			return
