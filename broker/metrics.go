@@ -62,6 +62,8 @@ var (
 	descGroups      = desc("kafka_coordinator_group_groupmetadatamanager_numgroups", "Groups that this broker coordinates, by state.", "state")
 	descOffsets     = desc("kafka_coordinator_group_groupmetadatamanager_numoffsets", "Committed offsets that this broker holds.")
 	descOpenFiles   = desc("firn_log_open_files", "Descriptors that logs hold open.")
+	descDiskFree    = desc("firn_disk_free_bytes", "Bytes free on the disk of the data directory.")
+	descDiskFull    = desc("firn_disk_full", "1 while clients' writes are refused because the disk is full.")
 	descMetaIndex   = desc("firn_metadata_applied_index", "Index of the metadata log that this broker has applied.")
 	descReady       = desc("firn_ready", "1 while clients are served.")
 
@@ -209,6 +211,9 @@ func (c *metricsCollector) partitions(s sink) {
 	s.gauge(descUnderMin, float64(underMin))
 	s.gauge(descOffline, float64(len(c.b.parts.Failed())))
 	s.gauge(descOpenFiles, float64(c.b.parts.FDs().Open()))
+	free, full := c.b.parts.Space()
+	s.gauge(descDiskFree, float64(free))
+	s.gauge(descDiskFull, truth(full))
 	s.counter(descCompactions, float64(c.b.cleaner.passes.Load()))
 	s.counter(descCompactGone, float64(c.b.cleaner.records.Load()))
 	s.counter(descCompactFreed, float64(c.b.cleaner.bytes.Load()))

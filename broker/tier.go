@@ -15,6 +15,7 @@ import (
 	"github.com/firnlog/firn/cache"
 	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/configdef"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/archive"
 	"github.com/firnlog/firn/tiering/object"
@@ -258,14 +259,33 @@ func (s tierSource) Leads() []archive.Led {
 		}
 		led := archive.Led{Partition: p.TP(), Store: storeName, Generation: generation, Start: st.RemoteEnd,
 			Fence: command.Fence{BrokerID: s.b.cfg.ID, BrokerEpoch: epoch, LeaderEpoch: st.LeaderEpoch}}
-		for _, seg := range p.Log().Segments() {
-			if seg.Sealed && seg.End > led.Start && seg.End <= st.LastStable {
-				led.Sealed = append(led.Sealed, archive.Sealed{End: seg.End, Bytes: seg.Bytes, At: seg.LastAppend})
-			}
-		}
+		led.Sealed = sealedDue(p, cfg, led.Start, st.LastStable)
 		all = append(all, led)
 	}
 	return all
+}
+
+// sealedDue are the sealed segments above start that are committed and due to be
+// copied (remote.copy.lag.*), oldest first.
+func sealedDue(p *partition.Partition, cfg *configdef.TopicConfig, start, stable record.Offset) []archive.Sealed {
+	segments := p.Log().Segments()
+	var newer int64 // bytes behind the segment
+	for i := range segments {
+		newer += segments[i].Bytes
+	}
+	var due []archive.Sealed
+	now := time.Now().UnixMilli()
+	for _, seg := range segments {
+		newer -= seg.Bytes
+		if seg.End <= start {
+			continue
+		}
+		if !seg.Sealed || seg.End > stable || !cfg.CopyDue(now-seg.MaxTimestamp, newer) {
+			break
+		}
+		due = append(due, archive.Sealed{End: seg.End, Bytes: seg.Bytes, At: seg.LastAppend})
+	}
+	return due
 }
 
 // rangePiece is how much of a log one read of OpenRange selects.

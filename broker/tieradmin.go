@@ -204,7 +204,7 @@ func (b *Broker) whyLocal(p *partition.Partition, st partition.State, x reclaim.
 		return adminapi.ReasonNotTiered, x.Text
 	}
 	if x.Code == reclaim.Due || x.Code == reclaim.BelowLogStart {
-		return adminapi.ReasonDeleting, x.Text
+		return adminapi.ReasonDue, x.Text
 	}
 	return adminapi.ReasonLocalRetention, x.Text
 }

@@ -140,7 +140,7 @@ const (
 	ReasonStoreDown      Reason = "store-down"      // the object store does not answer
 	ReasonLocalRetention Reason = "local-retention" // copied; local retention keeps it
 	ReasonInUse          Reason = "in-use"          // copied and due; a reader holds it
-	ReasonDeleting       Reason = "deleting"        // waits for file.delete.delay.ms
+	ReasonDue            Reason = "due"             // goes with the next pass of retention
 )
 
 var explanations = map[Reason]string{
@@ -153,7 +153,7 @@ var explanations = map[Reason]string{
 	ReasonStoreDown:      "the object store does not answer",
 	ReasonLocalRetention: "copied; kept for local.retention",
 	ReasonInUse:          "copied and due; a reader still holds it",
-	ReasonDeleting:       "to be deleted after file.delete.delay.ms",
+	ReasonDue:            "goes with the next pass of retention",
 }
 
 // Explain says the reason in words, with the range's detail.

@@ -190,7 +190,12 @@ func (s *Server) incrementalAlterConfigs(r *wire.Request, req *kmsg.IncrementalA
 }
 
 // alter validates each change and proposes those that stand, in one command.
+//
+// One alteration at a time: what is appended to a list is resolved against the
+// image, and two at once would lose one.
 func (s *Server) alter(ctx context.Context, all []configChange, validateOnly bool) {
+	s.altering.Lock()
+	defer s.altering.Unlock()
 	img := s.Meta.Image()
 	refuseRepeated(all)
 	cmd := &command.AlterConfigs{Request: command.Request{RequestID: uuid.New()}}

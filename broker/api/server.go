@@ -47,6 +47,8 @@ type Server struct {
 	advertised []kmsg.ApiVersionsResponseApiKey
 	ids        producerIDs
 	topics     topicMaker
+	// altering serializes changes of configs; it is held while one is committed.
+	altering sync.Mutex
 
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -77,18 +77,29 @@ func (p *Partition) Append(a *Append) {
 		if batch.IsLogAppendTime() {
 			a.AppendTime = batch.MaxTimestamp
 		}
-		p.mu.Lock()
-		if err = p.admitLocked(a); err == nil {
-			p.queue = append(p.queue, a)
-			p.runLocked()
+		if err = p.enqueue(a); err == nil {
 			return
 		}
-		p.mu.Unlock()
 	}
 	a.Err = err
 	p.counts.rejected.Add(1)
 	a.written()
 	a.Owner.AppendDone(a)
+}
+
+// enqueue queues an append that is allowed, and writes unless somebody does.
+func (p *Partition) enqueue(a *Append) error {
+	if err := p.space.take(int64(a.batch.Size()), a.Internal); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	if err := p.admitLocked(a); err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	p.queue = append(p.queue, a)
+	p.runLocked()
+	return nil
 }
 
 // written lets go of the client's bytes.

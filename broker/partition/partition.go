@@ -47,6 +47,7 @@ type Partition struct {
 	topic string
 	log   *commitlog.Log
 	slog  *slog.Logger
+	space *space
 	prop  func(*Partition, *replica.ISRProposal) // sends an ISR change; never blocks
 
 	settings atomic.Pointer[settings]
@@ -132,10 +133,7 @@ func (p *Partition) stateLocked() State {
 	s.LocalStart = max(p.log.Start(), p.logStart)
 	s.RemoteEnd = max(p.remoteEnd, p.logStart)
 	s.HighWatermark = max(s.HighWatermark, min(s.LogStart, s.LogEnd))
-	s.LastStable = s.HighWatermark
-	if u := p.log.FirstUnstable(); u >= 0 && u < s.LastStable {
-		s.LastStable = max(u, s.LogStart)
-	}
+	s.LastStable = max(p.log.LastStable(s.HighWatermark), min(s.LogStart, s.HighWatermark))
 	return s
 }
 

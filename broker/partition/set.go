@@ -61,6 +61,7 @@ type Set struct {
 	opts    SetOptions
 	flusher *commitlog.Flusher
 	fds     *segment.FDCache
+	space   *space
 
 	parts sync.Map // record.TopicPartition → *Partition
 	count atomic.Int64
@@ -79,6 +80,7 @@ type Set struct {
 func NewSet(o SetOptions) *Set {
 	s := &Set{opts: o, failed: make(map[record.TopicPartition]error), stop: make(chan struct{})}
 	s.fds = segment.NewFDCache(o.MaxFiles)
+	s.space = newSpace(o.FS, o.Dir.Path(), o.Logger)
 	s.flusher = commitlog.NewFlusher(commitlog.FlusherOptions{Workers: o.FlushWorkers,
 		OnFatal: func(dir string, err error) {
 			// What the page cache holds of the tail may never reach the disk: the
@@ -86,6 +88,7 @@ func NewSet(o SetOptions) *Set {
 			o.OnFatal(errors.Join(fmt.Errorf("log %s: %w", dir, err), o.Dir.MarkUntrusted()))
 		}})
 	s.wg.Go(s.housekeep)
+	s.wg.Go(s.watchSpace)
 	return s
 }
 
@@ -206,7 +209,7 @@ func (s *Set) open(img *metadata.Image, topic *metadata.Topic, tp record.TopicPa
 		// The settings at fault have their inherited values.
 		s.opts.Logger.Error("topic has a bad configuration", "topic", topic.Name, "err", err)
 	}
-	p := &Partition{tp: tp, topic: topic.Name, slog: s.opts.Logger, prop: s.propose,
+	p := &Partition{tp: tp, topic: topic.Name, slog: s.opts.Logger, space: s.space, prop: s.propose,
 		logStart: state.LogStart, remoteEnd: state.RemoteEnd}
 	p.settings.Store(newSettings(cfg))
 	log, err := commitlog.Open(commitlog.Options{
@@ -375,6 +378,26 @@ const (
 	// ageEvery is how many ticks pass between looks for segments to seal by age.
 	ageEvery = 3
 )
+
+// spaceEvery is how often the disk is asked what is free.
+const spaceEvery = 250 * time.Millisecond
+
+func (s *Set) watchSpace() {
+	tick := time.NewTicker(spaceEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+			s.space.measure()
+		}
+	}
+}
+
+// Space tells what is free on the data disk, in bytes, and whether writes are
+// refused for want of it.
+func (s *Set) Space() (free int64, full bool) { return s.space.free.Load(), s.space.full.Load() }
 
 func (s *Set) housekeep() {
 	tick := time.NewTicker(housekeepEvery)

@@ -18,7 +18,7 @@ func newSettings(c *configdef.TopicConfig) *settings {
 	rules := record.Rules{
 		MaxBytes: c.MaxMessageBytes, Compression: codec, CompressionLevel: compressionLevel(c, codec),
 		TimestampBeforeMax: c.TimestampBeforeMaxMs, TimestampAfterMax: c.TimestampAfterMaxMs,
-		Compacted: c.CleanupCompact, HeaderOnly: c.HeaderOnly,
+		Compacted: c.CleanupCompact, HeaderOnly: c.HeaderOnly, MaxDecompressed: int64(c.MaxDecompressedBytes),
 	}
 	if c.LogAppendTime {
 		rules.TimestampType = record.LogAppendTime
