@@ -32,7 +32,7 @@ class Broker:
     def __init__(self):
         self.process = None
         self.dir = None
-        self.address = os.environ.get("FIRN_BOOTSTRAP")
+        self.address = os.environ.get("FIRN_TEST_BOOTSTRAP")
 
     def __enter__(self):
         if self.address:
@@ -40,9 +40,10 @@ class Broker:
         self.dir = tempfile.mkdtemp(prefix="firn-clients-")
         port, admin = free_ports(2)
         self.address = f"127.0.0.1:{port}"
+        os.environ["FIRN_TEST_DATA"] = os.path.join(self.dir, "data")
         self.log = open(os.path.join(self.dir, "broker.log"), "wb")
         self.process = subprocess.Popen(
-            [os.environ["FIRN_BIN"], "dev", "--data", os.path.join(self.dir, "data"),
+            [os.environ["FIRN_TEST_BIN"], "dev", "--data", os.path.join(self.dir, "data"),
              "--listen", self.address, "--admin", f"127.0.0.1:{admin}"],
             stdout=self.log, stderr=self.log)
         wait_port("127.0.0.1", port, self.process)
@@ -53,10 +54,10 @@ class Broker:
             return
         self.process.terminate()
         code = self.process.wait(timeout=60)
-        if code != 0 or os.environ.get("FIRN_KEEP"):
+        if code != 0 or os.environ.get("FIRN_TEST_KEEP"):
             print(open(os.path.join(self.dir, "broker.log")).read()[-4000:])
         self.log.close()
-        if not os.environ.get("FIRN_KEEP"):
+        if not os.environ.get("FIRN_TEST_KEEP"):
             shutil.rmtree(self.dir, ignore_errors=True)
         if code != 0:
             raise RuntimeError(f"the broker ended with status {code}")

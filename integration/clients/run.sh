@@ -4,7 +4,7 @@
 # Apache Kafka's tools (Maven Central), starts bin/firn and runs every check.
 #
 #   run.sh [NAME…]         only the checks whose name contains one of the words
-#   FIRN_BOOTSTRAP=H:P     test a broker that runs already (a Kafka, say)
+#   FIRN_TEST_BOOTSTRAP=H:P     test a broker that runs already (a Kafka, say)
 #
 # What is missing and cannot be installed is said, and fails.
 set -euo pipefail
@@ -53,5 +53,5 @@ if [ ! -e "$cache/kafka-$kafka/ready" ]; then
 	mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$cache/kafka-$kafka"
 	touch "$cache/kafka-$kafka/ready"
 fi
-export FIRN_BIN=$root/bin/firn KAFKA_LIBS=$cache/kafka-$kafka NODE_MODULES=$cache/node PYTHON=$cache/venv/bin/python
+export FIRN_TEST_BIN=$root/bin/firn KAFKA_LIBS=$cache/kafka-$kafka NODE_MODULES=$cache/node PYTHON=$cache/venv/bin/python
 exec python3 "$here/run.py" "$@"

@@ -15,9 +15,9 @@ import (
 const Module = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
 
 // EnvBinary names a MinIO binary to use instead of the cached one.
-const EnvBinary = "FIRN_MINIO"
+const EnvBinary = "FIRN_TEST_MINIO"
 
-// Binary finds the server: $FIRN_MINIO, else <repository>/.cache/bin/minio.
+// Binary finds the server: $FIRN_TEST_MINIO, else <repository>/.cache/bin/minio.
 // The error says how to get it.
 func Binary() (string, error) {
 	path := os.Getenv(EnvBinary)
