@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -32,16 +33,18 @@ func newRaftLogger(l *slog.Logger) hclog.Logger {
 
 type raftLines struct{ l *slog.Logger }
 
-// Write takes one line, which begins with its level in brackets.
+// Write takes one line, which begins with its level in brackets. That a lone
+// voter finds no leader when it starts is what is expected, and no warning.
 func (w raftLines) Write(line []byte) (int, error) {
-	text := string(bytes.TrimSpace(line))
+	level, text, _ := bytes.Cut(bytes.TrimSpace(line), []byte("]"))
+	words := string(bytes.TrimSpace(text))
 	switch {
-	case bytes.HasPrefix(line, []byte("[ERROR]")):
-		w.l.Error(text)
-	case bytes.HasPrefix(line, []byte("[WARN]")):
-		w.l.Warn(text)
+	case string(level) == "[ERROR":
+		w.l.Error(words)
+	case string(level) == "[WARN" && !strings.Contains(words, "starting election"):
+		w.l.Warn(words)
 	default:
-		w.l.Debug(text)
+		w.l.Debug(words)
 	}
 	return len(line), nil
 }
