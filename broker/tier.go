@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -140,6 +141,15 @@ func (t *tier) locate(ctx context.Context, b *Broker, id uuid.UUID) (remote.Loca
 	return remote.Location{Store: t.store, Key: t.layout.Object(id), Size: o.Size, Footer: o.Footer}, nil
 }
 
+// emptySpool makes the directory for objects that are put together before their
+// upload (compressed ones). What an earlier life left there nobody will upload.
+func emptySpool(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o750)
+}
+
 func (b *Broker) startArchive() error {
 	t := b.tier
 	codec := object.CodecNone
@@ -147,11 +157,15 @@ func (b *Broker) startArchive() error {
 		codec = object.CodecZstd
 	}
 	stores := map[string]objstore.Store{storeName: t.store}
-	var err error
+	spool := filepath.Join(b.cfg.DataDir, "spool")
+	err := emptySpool(spool)
+	if err != nil {
+		return fmt.Errorf("spool of objects: %w", err)
+	}
 	t.archiver, err = archive.New(archive.Options{
 		Partitions: tierSource{b}, Metadata: b.meta, Stores: stores, Layout: t.layout, Logger: b.log,
 		Builder: &archive.ObjectBuilder{Ranges: tierSource{b}, Now: func() int64 { return time.Now().UnixMilli() },
-			Meta: object.Meta{Codec: codec, SpoolDir: filepath.Join(b.cfg.DataDir, "spool"),
+			Meta: object.Meta{Codec: codec, SpoolDir: spool,
 				Provenance: object.Provenance{ClusterID: b.meta.Image().ClusterID(), NodeID: b.cfg.ID}}},
 		Machine:  archive.MachineOptions{Concurrency: b.cfg.UploadConcurrency},
 		Interval: b.cfg.TaskInterval,
