@@ -45,8 +45,8 @@ lint: $(BIN)/golangci-lint-$(GOLANGCI_VERSION) $(BIN)/govulncheck-$(GOVULN_VERSI
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	./scripts/fuzz.sh $(or $(FUZZTIME),30s)
 
-bench: build $(BIN)/minio ## the figures of docs/performance.md
-	./scripts/bench.sh
+bench: build $(BIN)/minio ## the figures of docs/performance.md; BENCH=-quick for small sizes, BENCH=-help
+	./scripts/bench.sh $(BENCH)
 
 generate: ## protobuf code
 	$(GO) generate ./metadata/...

@@ -70,7 +70,7 @@ func parseStat(stat []byte) (time.Duration, error) {
 	for _, f := range fields[11:13] {
 		n, err := strconv.ParseInt(string(f), 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("%w: %v", ErrProcStat, err)
+			return 0, fmt.Errorf("%w: %w", ErrProcStat, err)
 		}
 		ticks += n
 	}

@@ -42,7 +42,7 @@ func (s *server) accept() {
 		}
 		conn, ok := c.(*net.TCPConn)
 		if !ok || !s.add(conn) {
-			c.Close()
+			_ = c.Close() // nothing was said on it
 			continue
 		}
 		s.wg.Go(func() {
@@ -88,9 +88,12 @@ func (s *server) close() error {
 		c.Close()
 	}
 	s.mu.Unlock()
-	s.ln.Close()
+	err := s.ln.Close()
 	s.wg.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err
+	if s.err != nil {
+		return s.err
+	}
+	return err
 }

@@ -133,7 +133,7 @@ func getPart(ctx context.Context, client *minio.Client, bucket string, p part, b
 	for {
 		got, err := body.Read(buf)
 		n += int64(got)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -211,7 +211,7 @@ func FuzzProduceRequest(f *testing.F) {
 		reply, err := p.request(frame, nil, map[partitionKey]*partitionFile{})
 		for _, file := range p.partitions { // keep descriptors and disk bounded
 			file.file.Close()
-			os.Remove(file.file.Name())
+			require.NoError(t, os.Remove(file.file.Name()))
 		}
 		clear(p.partitions)
 		if err == nil && len(reply) > 0 && int(binary.BigEndian.Uint32(reply)) != len(reply)-4 {

@@ -132,7 +132,7 @@ func (p *ProduceServer) serve(conn *net.TCPConn) error {
 		}
 		n, err := conn.Read(buf[to:])
 		to += n
-		if err == io.EOF && to == from {
+		if errors.Is(err, io.EOF) && to == from {
 			return nil
 		}
 		if err != nil {

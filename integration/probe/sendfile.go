@@ -129,7 +129,7 @@ func drainOnce(ctx context.Context, addr string, buf []byte) (int64, error) {
 	for {
 		n, err := conn.Read(buf)
 		total += int64(n)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return total, nil
 		}
 		if err != nil {

@@ -138,14 +138,14 @@ func TestProduceFails(t *testing.T) {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		o.Addr = ln.Addr().String()
-		ln.Close()
+		require.NoError(t, ln.Close())
 		_, err = Produce(t.Context(), o)
 		require.Error(t, err)
 	})
 	t.Run("hangs", func(t *testing.T) {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
-		defer ln.Close()
+		defer func() { require.NoError(t, ln.Close()) }()
 		o.Addr = ln.Addr().String() // the kernel accepts, nobody answers
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
@@ -205,7 +205,7 @@ func TestProduceFails(t *testing.T) {
 func respond(t *testing.T, fn func(id uint32) []byte) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	t.Cleanup(func() { ln.Close() })
+	t.Cleanup(func() { require.NoError(t, ln.Close()) })
 	go func() {
 		for {
 			conn, err := ln.Accept()

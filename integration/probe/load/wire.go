@@ -47,6 +47,12 @@ func roundTrip(ctx context.Context, addr string, req kmsg.Request) (kmsg.Respons
 		return nil, err
 	}
 	defer stop()
+	return ask(conn, req)
+}
+
+// ask sends the only request that is under way on a connection and reads its
+// answer.
+func ask(conn net.Conn, req kmsg.Request) (kmsg.Response, error) {
 	frame := kmsg.NewRequestFormatter(kmsg.FormatterClientID(clientID)).AppendRequest(nil, req, 1)
 	if _, err := conn.Write(frame); err != nil {
 		return nil, fmt.Errorf("load: %w", err)
@@ -63,7 +69,7 @@ func roundTrip(ctx context.Context, addr string, req kmsg.Request) (kmsg.Respons
 	}
 	resp := req.ResponseKind()
 	if err := resp.ReadFrom(body); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrResponse, err)
+		return nil, fmt.Errorf("%w: %w", ErrResponse, err)
 	}
 	return resp, nil
 }
@@ -101,6 +107,21 @@ func CreateTopic(ctx context.Context, addr, name string, partitions int32, confi
 func Ping(ctx context.Context, addr string) error {
 	_, err := roundTrip(ctx, addr, kmsg.NewPtrApiVersionsRequest())
 	return err
+}
+
+// Connect opens a connection on which one ApiVersions was answered, as a client
+// does that then has nothing to say.
+func Connect(ctx context.Context, addr string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("load: %w", err)
+	}
+	if _, err := ask(conn, kmsg.NewPtrApiVersionsRequest()); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // LookupTopic returns id and number of partitions of a topic.
@@ -231,11 +252,6 @@ func (r *reader) int16() int16 {
 func (r *reader) int32() int32 {
 	r.full(r.tmp[:4])
 	return int32(binary.BigEndian.Uint32(r.tmp[:]))
-}
-
-func (r *reader) int64() int64 {
-	r.full(r.tmp[:8])
-	return int64(binary.BigEndian.Uint64(r.tmp[:]))
 }
 
 // uvarint returns a length or count.
