@@ -19,6 +19,9 @@ func (b *Broker) Client(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 		// A test that kills its broker does not want to wait out long pauses.
 		kgo.RetryBackoffFn(func(int) time.Duration { return 50 * time.Millisecond }),
 		kgo.MetadataMinAge(50 * time.Millisecond),
+		// Without it, a connection that a kill cuts off before its first answer is
+		// taken for one to a TLS port, and what it carried is given up.
+		kgo.AlwaysRetryEOF(),
 	}, opts...)
 	c, err := kgo.NewClient(all...)
 	if err != nil {

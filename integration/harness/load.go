@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/time/rate"
 )
 
 // LoadOptions shape a Load.
@@ -22,6 +23,9 @@ type LoadOptions struct {
 	Limit int64
 	// Window is how many records of a partition wait for their acks; default 200.
 	Window int
+	// Rate is how many records a second each partition gets at the most; 0 is as
+	// fast as they are acked.
+	Rate float64
 	// Client are options of the producer over the defaults.
 	Client []kgo.Opt
 }
@@ -76,10 +80,19 @@ func (l *Load) write(c *kgo.Client, partition int32) {
 	window := make(chan struct{}, l.opts.Window)
 	var pending sync.WaitGroup
 	defer pending.Wait()
+	limit := rate.Inf
+	if l.opts.Rate > 0 {
+		limit = rate.Limit(l.opts.Rate)
+	}
+	pace := rate.NewLimiter(limit, 100)
 	for n := int64(0); l.opts.Limit == 0 || n < l.opts.Limit; n++ {
 		select {
 		case window <- struct{}{}:
 		case <-l.stop:
+			return
+		}
+		if err := pace.Wait(context.Background()); err != nil {
+			l.fail(fmt.Errorf("pace: %w", err))
 			return
 		}
 		pending.Add(1)
@@ -99,12 +112,7 @@ func (l *Load) ack(r *kgo.Record, n int64, err error) {
 		err = fmt.Errorf("record %d was acked at offset %d", n, r.Offset)
 	}
 	if err != nil {
-		l.mu.Lock()
-		if l.err == nil {
-			l.err = fmt.Errorf("produce to %s-%d: %w", l.Topic, r.Partition, err)
-		}
-		l.mu.Unlock()
-		l.once.Do(func() { close(l.stop) })
+		l.fail(fmt.Errorf("produce to %s-%d: %w", l.Topic, r.Partition, err))
 		return
 	}
 	l.acked[r.Partition].Store(n + 1)
@@ -113,6 +121,16 @@ func (l *Load) ack(r *kgo.Record, n int64, err error) {
 	case l.moved <- struct{}{}:
 	default:
 	}
+}
+
+// fail ends the load; the first reason stays.
+func (l *Load) fail(err error) {
+	l.mu.Lock()
+	if l.err == nil {
+		l.err = err
+	}
+	l.mu.Unlock()
+	l.once.Do(func() { close(l.stop) })
 }
 
 // record makes a partition's record with number n. Its timestamp is Time(n).
