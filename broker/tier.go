@@ -95,7 +95,7 @@ func (b *Broker) startTier() error {
 		return fmt.Errorf("object.store.url: %w", err)
 	}
 	t.driver = store
-	t.store = objstore.WithRetries(store, objstore.RetryOptions{Observe: t.health.observe})
+	t.store = objstore.WithRetries(store, objstore.RetryOptions{PutTimeout: b.cfg.UploadTimeout, Observe: t.health.observe})
 	b.undo = append(b.undo, func() {
 		if err := t.store.Close(); err != nil {
 			b.log.Warn("close object store", "err", err)
@@ -199,11 +199,14 @@ func (b *Broker) epoch() int64 {
 func (t *tier) run(b *Broker) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	// Nothing is copied to a store that has not proved itself, or deleted. The
+	// archiver runs all the same, since it is who knows what waits.
+	t.archiver.SetPaused(true)
+	wg.Go(func() { t.archiver.Run(ctx) })
 	wg.Go(func() {
-		// Nothing is copied to a store that has not proved itself, or deleted.
 		if t.prove(ctx, b) {
-			wg.Go(func() { t.sweeper.Run(ctx) })
-			t.archiver.Run(ctx)
+			t.archiver.SetPaused(false)
+			t.sweeper.Run(ctx)
 		}
 	})
 	b.undo = append(b.undo, func() { cancel(); wg.Wait() })

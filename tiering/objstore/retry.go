@@ -25,6 +25,9 @@ type RetryOptions struct {
 	// MinRate is the slowest upload worth waiting for, bytes per second: an
 	// attempt at a Put may take Timeout + size/MinRate. Default 256 KiB/s.
 	MinRate int64
+	// PutTimeout bounds an attempt at a Put, whatever its size; 0 leaves it to
+	// MinRate.
+	PutTimeout time.Duration
 	// Budget limits retries over all calls; default one of 100.
 	Budget *Budget
 	// Observe, when set, hears of every attempt, on the caller's goroutine.
@@ -65,7 +68,11 @@ func setDefault[T comparable](field *T, value T) {
 // grace before deletion of an object nobody names must exceed it.
 func (o RetryOptions) PutDeadline(size int64) time.Duration {
 	o.fill()
-	return o.Timeout + time.Duration(float64(size)/float64(o.MinRate)*float64(time.Second))
+	deadline := o.Timeout + time.Duration(float64(size)/float64(o.MinRate)*float64(time.Second))
+	if o.PutTimeout > 0 {
+		deadline = min(deadline, o.PutTimeout)
+	}
+	return deadline
 }
 
 // Retrying is a Store that gives each call several attempts, each with its

@@ -259,4 +259,7 @@ func TestBodyClosedEarly(t *testing.T) {
 func TestPutDeadlineGrowsWithSize(t *testing.T) {
 	o := objstore.RetryOptions{Timeout: time.Second, MinRate: 1 << 20}
 	require.Equal(t, 11*time.Second, o.PutDeadline(10<<20))
+	o.PutTimeout = 5 * time.Second
+	require.Equal(t, 5*time.Second, o.PutDeadline(10<<20))
+	require.Equal(t, 3*time.Second, o.PutDeadline(2<<20))
 }
