@@ -88,7 +88,7 @@ func New(t testing.TB, o Options) *Broker {
 	if o.DataDir == "" {
 		o.DataDir = filepath.Join(t.TempDir(), "data")
 	}
-	b := &Broker{Addr: freeAddr(t), Admin: freeAddr(t), Opts: o, t: t, log: &logBuffer{}}
+	b := &Broker{Addr: FreeAddr(t), Admin: FreeAddr(t), Opts: o, t: t, log: &logBuffer{}}
 	t.Cleanup(func() {
 		b.Kill()
 		if b.log.contains("panic: ") || b.log.contains("fatal error: ") {
@@ -216,8 +216,8 @@ func (b *Broker) LogContains(text string) bool { return b.log.contains(text) }
 // port and keep it from starting again.
 const lowest, highest = 12000, 32000
 
-// freeAddr is an address that nobody listened at a moment ago.
-func freeAddr(t testing.TB) string {
+// FreeAddr is a loopback address that nobody listened at a moment ago.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", lowest+rand.IntN(highest-lowest))
