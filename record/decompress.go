@@ -46,7 +46,7 @@ func newDecompressor(c Codec, payload []byte, limit int64) (decompressor, error)
 
 // broken wraps the error of a codec library as malformed.
 func broken(c Codec, err error) error {
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return err
 	}
 	return malformed("it does not decompress as " + c.String() + ": " + err.Error())
@@ -78,7 +78,7 @@ func (g *gzipSource) release() {
 
 // noEOF makes an error of an end where more had to come.
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return malformed("it does not decompress: " + io.ErrUnexpectedEOF.Error())
 	}
 	return err

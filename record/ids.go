@@ -48,7 +48,7 @@ func ParseTopicID(s string) (TopicID, error) {
 		return TopicID{}, fmt.Errorf("%w: %q has %d characters, want 22", ErrTopicID, s, len(s))
 	}
 	if _, err := base64.RawURLEncoding.Strict().Decode(id[:], []byte(s)); err != nil {
-		return TopicID{}, fmt.Errorf("%w: %q: %v", ErrTopicID, s, err)
+		return TopicID{}, fmt.Errorf("%w: %q: %w", ErrTopicID, s, err)
 	}
 	return id, nil
 }

@@ -72,7 +72,7 @@ func (b *Batch) RecordsWithin(maxBytes int64, fn func(*Record) error) error {
 func (b *Batch) broken(i int32, err error) error {
 	var m malformed
 	if errors.As(err, &m) {
-		return fmt.Errorf("%w: batch at offset %d, record %d: %v", ErrCorrupt, b.BaseOffset, i, err)
+		return fmt.Errorf("%w: batch at offset %d, record %d: %w", ErrCorrupt, b.BaseOffset, i, err)
 	}
 	return fmt.Errorf("batch at offset %d, record %d: %w", b.BaseOffset, i, err)
 }

@@ -225,7 +225,8 @@ func (r *Rules) walk(b *Batch, out compressor) (latest int64, err error) {
 			return 0, broke(i, err)
 		}
 		if h.offsetDelta != i {
-			return 0, bad.add(ErrInvalidRecord, i, "offset delta %d, want %d", h.offsetDelta, i)
+			bad.add(ErrInvalidRecord, i, "offset delta %d, want %d", h.offsetDelta, i)
+			return 0, bad.err()
 		}
 		t := b.BaseTimestamp + h.timestampDelta
 		last = max(last, t)
@@ -264,14 +265,12 @@ type findings struct {
 	records []RecordError
 }
 
-// add notes one and returns the error so far. A timestamp decides the kind, as
-// in Kafka.
-func (f *findings) add(kind error, i int32, format string, args ...any) error {
-	if f.kind == nil || kind == ErrInvalidTimestamp {
+// add notes one. A timestamp decides the kind, as in Kafka.
+func (f *findings) add(kind error, i int32, format string, args ...any) {
+	if f.kind == nil || errors.Is(kind, ErrInvalidTimestamp) {
 		f.kind = kind
 	}
 	f.records = append(f.records, RecordError{Index: i, Message: fmt.Sprintf(format, args...)})
-	return f.err()
 }
 
 func (f *findings) err() error {

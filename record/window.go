@@ -1,6 +1,7 @@
 package record
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -135,7 +136,7 @@ func (w *window) read() {
 
 // cut returns why there are not enough bytes.
 func (w *window) cut() error {
-	if w.end != io.EOF && w.end != nil {
+	if w.end != nil && !errors.Is(w.end, io.EOF) {
 		return w.end
 	}
 	return errPremature
@@ -147,7 +148,7 @@ func (w *window) finish() error {
 	if len(w.buf) > w.pos {
 		return errRemaining
 	}
-	if w.end != io.EOF {
+	if !errors.Is(w.end, io.EOF) {
 		return w.end
 	}
 	return nil
