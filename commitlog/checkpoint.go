@@ -59,9 +59,8 @@ func (c *checkpoint) end() record.Offset {
 	return c.segments[len(c.segments)-1].End
 }
 
-func (c *checkpoint) append(dst []byte) []byte {
+func (c *checkpoint) encode() []byte {
 	be := binary.BigEndian
-	begin := len(dst)
 	var flags uint16
 	if c.clean {
 		flags |= flagClean
@@ -72,7 +71,7 @@ func (c *checkpoint) append(dst []byte) []byte {
 	if c.swap != nil {
 		flags |= flagSwap
 	}
-	dst = append(dst, checkpointMagic...)
+	dst := []byte(checkpointMagic)
 	dst = be.AppendUint16(dst, checkpointVersion)
 	dst = be.AppendUint16(dst, flags)
 	dst = be.AppendUint64(dst, uint64(c.start))
@@ -87,7 +86,7 @@ func (c *checkpoint) append(dst []byte) []byte {
 	dst = appendEpochs(dst, c.epochs)
 	dst = appendBlob(dst, producer.AppendTxnIndex(nil, c.aborted))
 	dst = appendBlob(dst, c.producers)
-	return be.AppendUint32(dst, crc32.Checksum(dst[begin:], castagnoli))
+	return be.AppendUint32(dst, crc32.Checksum(dst, castagnoli))
 }
 
 func appendBlob(dst, blob []byte) []byte {

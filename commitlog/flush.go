@@ -247,7 +247,7 @@ func (l *Log) publishFlushed(c *capture, stored []*part) {
 // REQUIRES: files is held; what cp claims is durable.
 func (l *Log) writeCheckpoint(cp *checkpoint) error {
 	path := l.place.FS.PathJoin(l.place.Dir, checkpointName)
-	if err := segment.WriteFile(l.place.FS, path, cp.append(nil), true); err != nil {
+	if err := segment.WriteFile(l.place.FS, path, cp.encode(), true); err != nil {
 		return err
 	}
 	l.checkpointed, l.hasCheckpoint = cp.end(), true

@@ -44,7 +44,7 @@ func sampleCheckpoint() *checkpoint {
 }
 
 func TestGoldenCheckpoint(t *testing.T) {
-	b := sampleCheckpoint().append(nil)
+	b := sampleCheckpoint().encode()
 	golden(t, "v1.checkpoint", b)
 	got, err := parseCheckpoint(b)
 	require.NoError(t, err)
@@ -74,8 +74,8 @@ func TestGoldenDirectory(t *testing.T) {
 }
 
 func FuzzParseCheckpoint(f *testing.F) {
-	f.Add(sampleCheckpoint().append(nil))
-	f.Add((&checkpoint{reset: true, producers: []byte{}}).append(nil))
+	f.Add(sampleCheckpoint().encode())
+	f.Add((&checkpoint{reset: true, producers: []byte{}}).encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < 4 {
 			return
@@ -86,7 +86,7 @@ func FuzzParseCheckpoint(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := parseCheckpoint(c.append(nil))
+		again, err := parseCheckpoint(c.encode())
 		require.NoError(t, err)
 		require.Equal(t, c, again)
 	})

@@ -62,7 +62,6 @@ type recovery struct {
 	next    record.Offset // end of what was recovered so far
 	known   int64         // bytes of the active segment below the recovery point
 	changed bool          // there is something to sync
-	now     int64
 }
 
 func (r *recovery) run() error {

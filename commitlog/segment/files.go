@@ -159,15 +159,6 @@ func (f *File) reopen() error {
 	return nil
 }
 
-// totalSize adds up the bytes of batches.
-func totalSize(batches []record.Batch) int64 {
-	var n int64
-	for i := range batches {
-		n += int64(len(batches[i].Raw))
-	}
-	return n
-}
-
 // writeEach writes the batches one after the other.
 func writeEach(f io.WriterAt, batches []record.Batch, pos int64) error {
 	for i := range batches {

@@ -185,36 +185,35 @@ type diskIndex struct {
 }
 
 // search finds the last entry that satisfies pred, which must hold for a
-// prefix of them, and hands it to found; it answers false when none does. It
+// prefix of them, and hands it to found, which is not called when none does. It
 // reads around guess first: entries lie evenly in most logs.
 //
 // REQUIRES: a reference on the file is held.
-func (d *diskIndex) search(guess int, pred func(e []byte) bool, found func(e []byte)) (bool, error) {
+func (d *diskIndex) search(guess int, pred func(e []byte) bool, found func(e []byte)) error {
 	buf := windows.Get().(*[window * timeIndexEntry]byte)
 	defer windows.Put(buf)
 	// Entries before lo satisfy, entries from hi on do not; the last one before
 	// lo was handed to found.
-	lo, hi, any := 0, d.count, false
+	lo, hi := 0, d.count
 	for mid := guess; lo < hi; mid = lo + (hi-lo)/2 {
 		first := min(max(mid-window/2, lo), max(hi-window, lo))
 		n := min(window, hi-first)
 		b := buf[:n*d.size]
 		if _, err := d.file.ReadAt(b, int64(d.header+first*d.size)); err != nil {
-			return false, fmt.Errorf("segment: read %s: %w", d.file.Path(), noEOF(err))
+			return fmt.Errorf("segment: read %s: %w", d.file.Path(), noEOF(err))
 		}
 		good := sort.Search(n, func(i int) bool { return !pred(b[i*d.size : (i+1)*d.size]) })
 		if good > 0 {
 			found(b[(good-1)*d.size : good*d.size])
-			any = true
 		}
-		switch {
-		case good == 0:
+		switch good {
+		case 0:
 			hi = first
-		case good == n:
+		case n:
 			lo = first + n
 		default:
-			return any, nil
+			return nil
 		}
 	}
-	return any, nil
+	return nil
 }

@@ -91,7 +91,7 @@ func (s *Segment) searchOffset(v *view, offset record.Offset, pos int64) (record
 	share := min(float64(rel)/float64(max(v.meta.End-s.base, 1)), float64(p)/float64(max(v.meta.Bytes, 1)))
 	at, atPos := s.base, int64(0)
 	d := diskIndex{file: s.index, header: indexHeader, size: indexEntry, count: v.count}
-	_, err := d.search(guess(share, v.count), func(e []byte) bool {
+	err := d.search(guess(share, v.count), func(e []byte) bool {
 		return int64(be.Uint32(e)) <= rel && int64(be.Uint32(e[4:])) <= p
 	}, func(e []byte) {
 		at, atPos = s.base+record.Offset(be.Uint32(e)), int64(be.Uint32(e[4:]))
@@ -122,7 +122,7 @@ func (s *Segment) searchTime(v *view, ts int64) (int64, error) {
 	be := binary.BigEndian
 	var pos int64
 	d := diskIndex{file: s.timeIndex, header: timeIndexHeader, size: timeIndexEntry, count: v.count}
-	_, err := d.search(v.count/2, func(e []byte) bool { return int64(be.Uint64(e)) < ts }, func(e []byte) {
+	err := d.search(v.count/2, func(e []byte) bool { return int64(be.Uint64(e)) < ts }, func(e []byte) {
 		pos = int64(be.Uint32(e[8:]))
 	})
 	return pos, err
