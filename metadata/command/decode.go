@@ -24,7 +24,7 @@ func Decode(b []byte) (Command, error) {
 	}
 	var msg commandpb.Command
 	if err := proto.Unmarshal(b[1:], &msg); err != nil {
-		return nil, fmt.Errorf("%w: command: %v", ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: command: %w", ErrCorrupt, err)
 	}
 	var d decoder
 	cmd := d.command(&msg)
@@ -56,9 +56,10 @@ func (d *decoder) id(b []byte, what string) [16]byte {
 	return id
 }
 
-func (d *decoder) int16(v int32, what string) int16 {
+// level is the level of a feature.
+func (d *decoder) level(v int32) int16 {
 	if v < math.MinInt16 || v > math.MaxInt16 {
-		d.fail("%s %d", what, v)
+		d.fail("feature level %d", v)
 	}
 	return int16(v)
 }
@@ -97,7 +98,7 @@ func (d *decoder) command(msg *commandpb.Command) Command {
 	case *commandpb.Command_UpdateFeatures:
 		c := &UpdateFeatures{Request: req}
 		for _, u := range b.UpdateFeatures.GetUpdates() {
-			c.Updates = append(c.Updates, FeatureUpdate{Name: u.GetName(), Level: d.int16(u.GetLevel(), "feature level"), Downgrade: u.GetDowngrade()})
+			c.Updates = append(c.Updates, FeatureUpdate{Name: u.GetName(), Level: d.level(u.GetLevel()), Downgrade: u.GetDowngrade()})
 		}
 		return c
 	case *commandpb.Command_CreateTopics:
@@ -178,7 +179,7 @@ func (d *decoder) register(m *commandpb.RegisterBroker) *RegisterBroker {
 	if len(m.GetFeatures()) > 0 {
 		c.Features = make(map[string]VersionRange, len(m.GetFeatures()))
 		for name, r := range m.GetFeatures() {
-			c.Features[name] = VersionRange{Min: d.int16(r.GetMin(), "feature level"), Max: d.int16(r.GetMax(), "feature level")}
+			c.Features[name] = VersionRange{Min: d.level(r.GetMin()), Max: d.level(r.GetMax())}
 		}
 	}
 	return c
@@ -223,7 +224,7 @@ func (d *decoder) levels(m map[string]int32) map[string]int16 {
 	}
 	out := make(map[string]int16, len(m))
 	for name, level := range m {
-		out[name] = d.int16(level, "feature level")
+		out[name] = d.level(level)
 	}
 	return out
 }

@@ -33,7 +33,7 @@ func Encode(cmd Command) ([]byte, error) {
 	}
 	out, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{Version}, msg)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %v", ErrInvalid, cmd.Kind(), err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, cmd.Kind(), err)
 	}
 	if len(out) > MaxSize {
 		return nil, fmt.Errorf("%w: %s takes %d bytes, at most %d are allowed", ErrInvalid, cmd.Kind(), len(out), MaxSize)

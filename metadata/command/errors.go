@@ -46,6 +46,7 @@ func (e *Error) Is(target error) bool {
 		switch e.Code {
 		case CodeStaleBrokerEpoch, CodeStaleLeaderEpoch, CodeStalePartitionEpoch, CodeNotLeader:
 			return true
+		default: // its own code decides
 		}
 	}
 	return e.Code == t.Code

@@ -181,7 +181,8 @@ func refuse(kind *command.Error, format string, args ...any) error {
 }
 
 func asRefusal(err error) (*command.Error, bool) {
-	refusal, ok := err.(*command.Error)
+	var refusal *command.Error
+	ok := errors.As(err, &refusal)
 	return refusal, ok
 }
 

@@ -141,7 +141,7 @@ func (f *FSM) pebbleOptions() *pebble.Options {
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { f.opts.Logger.Error("metadata state: background work failed", "error", err) },
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
-				f.fail(fmt.Errorf("%w: metadata state: %s: %v", command.ErrCorrupt, info.Path, info.Details))
+				f.fail(fmt.Errorf("%w: metadata state: %s: %w", command.ErrCorrupt, info.Path, info.Details))
 			},
 		},
 	}

@@ -3,6 +3,7 @@ package fsm
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -31,11 +32,11 @@ var messages = []struct {
 
 // Hash is a hash over the decoded state at the applied index: equal on every node
 // at the same index, whatever the build's encoding of the same values.
-func (f *FSM) Hash() ([32]byte, error) {
+func (f *FSM) Hash() (sum [32]byte, err error) {
 	h := sha256.New()
 	snap := f.db.NewSnapshot()
-	defer snap.Close()
-	err := scanRange(snap, []byte{0}, []byte{0xff}, func(key, value []byte) error {
+	defer func() { err = errors.Join(err, snap.Close()) }()
+	err = scanRange(snap, []byte{0}, []byte{0xff}, func(key, value []byte) error {
 		if string(key) == keyRestoring {
 			return nil
 		}

@@ -21,7 +21,7 @@ const valueVersion = 1
 func encodeValue(m proto.Message) ([]byte, error) {
 	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{valueVersion}, m)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %T: %v", command.ErrInvalid, m, err)
+		return nil, fmt.Errorf("%w: %T: %w", command.ErrInvalid, m, err)
 	}
 	return b, nil
 }
@@ -36,7 +36,7 @@ func decodeValue(b []byte, m proto.Message) error {
 		return fmt.Errorf("%w: stored value version %d, this build knows %d", command.ErrUnknownVersion, b[0], valueVersion)
 	}
 	if err := proto.Unmarshal(b[1:], m); err != nil {
-		return fmt.Errorf("%w: %T: %v", command.ErrCorrupt, m, err)
+		return fmt.Errorf("%w: %T: %w", command.ErrCorrupt, m, err)
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func entryFromProto(start record.Offset, m *statepb.Entry) (manifest.Entry, erro
 		e.Epochs[i] = manifest.EpochStart{Epoch: record.Epoch(ep.GetEpoch()), Start: record.Offset(ep.GetStart())}
 	}
 	if err := e.Validate(); err != nil {
-		return manifest.Entry{}, fmt.Errorf("%w: %v", command.ErrCorrupt, err)
+		return manifest.Entry{}, fmt.Errorf("%w: %w", command.ErrCorrupt, err)
 	}
 	return e, nil
 }

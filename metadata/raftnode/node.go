@@ -186,7 +186,7 @@ func (n *Node) logOptions() *pebble.Options {
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { n.opts.Logger.Error("raft log: background work failed", "error", err) },
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
-				n.fatal(fmt.Errorf("%w: raft log: %s: %v", command.ErrCorrupt, info.Path, info.Details))
+				n.fatal(fmt.Errorf("%w: raft log: %s: %w", command.ErrCorrupt, info.Path, info.Details))
 			},
 		},
 	}
