@@ -150,14 +150,13 @@ func (g *classicGroup) remove(id string, out *effects) {
 }
 
 // answerJoin answers the member's waiting join, if any.
-func (g *classicGroup) answerJoin(m *member, resp JoinResponse, out *effects) bool {
+func (g *classicGroup) answerJoin(m *member, resp JoinResponse, out *effects) {
 	if m.join == nil {
-		return false
+		return
 	}
 	out.add(answerJoin{m.join, resp})
 	m.join = nil
 	g.awaiting--
-	return true
 }
 
 func (g *classicGroup) answerSync(m *member, resp SyncResponse, out *effects) bool {

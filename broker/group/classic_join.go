@@ -49,6 +49,7 @@ func (g *classicGroup) joinGroup(req *JoinRequest, to func(JoinResponse), now ti
 			out.add(answerJoin{to, g.joined(m)})
 			return
 		}
+	default: // members join, and this one joins them
 	}
 	g.update(m, req)
 	g.awaitJoin(m, to, out)
@@ -73,8 +74,9 @@ func (g *classicGroup) accepts(memberID string) bool {
 		return (m != nil && m.join != nil) || g.awaiting < g.cfg.MaxSize
 	case CompletingRebalance, Stable:
 		return m != nil || len(g.members) < g.cfg.MaxSize
+	default: // nobody is in it
+		return true
 	}
-	return true
 }
 
 // joinNew handles a JoinGroup without member id.

@@ -61,6 +61,7 @@ func (g *classicGroup) afterRemoval(reason string, now time.Time, out *effects) 
 			return
 		}
 		g.maybeCompleteJoin(now, out)
+	default: // Empty and Dead groups had no members
 	}
 }
 
@@ -100,6 +101,7 @@ func (g *classicGroup) expire(key timerKey, now time.Time, out *effects) {
 		g.syncTimeout(now, out)
 	case timerSession:
 		g.sessionTimeout(key.member, now, out)
+	default: // the shard's own
 	}
 }
 

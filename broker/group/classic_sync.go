@@ -9,7 +9,7 @@ import (
 
 // syncGroup handles a SyncGroup; to is called once, by an effect, now or when
 // the leader's assignment is in the log.
-func (g *classicGroup) syncGroup(req *SyncRequest, to func(SyncResponse), now time.Time, out *effects) {
+func (g *classicGroup) syncGroup(req *SyncRequest, to func(SyncResponse), out *effects) {
 	if err := g.validateSync(req); err != nil {
 		out.add(answerSync{to, SyncResponse{Err: err}})
 		return
@@ -31,6 +31,7 @@ func (g *classicGroup) syncGroup(req *SyncRequest, to func(SyncResponse), now ti
 	case Stable:
 		g.synced(m.id, out)
 		out.add(answerSync{to, g.assigned(m)})
+	default: // validateSync has refused
 	}
 }
 

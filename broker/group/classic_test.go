@@ -110,6 +110,7 @@ func (m *machine) check() {
 		require.Contains(m.t, g.members, g.leader)
 	case Stable:
 		require.Contains(m.t, g.members, g.leader)
+	default: // Dead holds nothing to check
 	}
 }
 
@@ -139,7 +140,7 @@ func (m *machine) sync(req *SyncRequest, name string) {
 			return
 		}
 		m.printf("sync %s -> ok protocol=%q %q", name, r.Protocol, r.Assignment)
-	}, m.now, &out)
+	}, &out)
 	m.apply(&out)
 }
 

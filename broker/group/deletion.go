@@ -15,7 +15,7 @@ func (s *shard) erase(g *group, partitions []topicPartition, whole bool, t *turn
 	id := g.id
 	g.alone = true
 	var failed error
-	finish := func(err error, t *turn) {
+	finish := func(err error) {
 		if failed == nil {
 			failed = err
 		}
@@ -28,7 +28,7 @@ func (s *shard) erase(g *group, partitions []topicPartition, whole bool, t *turn
 		gone := part
 		part = nil
 		w.done = func(_ record.Offset, err error, t *turn) {
-			finish(err, t)
+			finish(err)
 			if err == nil {
 				for _, tp := range gone {
 					s.offsets.remove(id, tp.topic, tp.partition)

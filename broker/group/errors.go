@@ -24,7 +24,7 @@ func appendError(err error) error {
 // commitError is appendError for an offset commit, which has its own error for
 // more data than fits.
 func commitError(err error) error {
-	if e := appendError(err); e != kerr.UnknownServerError {
+	if e := appendError(err); !errors.Is(e, kerr.UnknownServerError) {
 		return e
 	}
 	return kerr.InvalidCommitOffsetSize

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"errors"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
@@ -48,7 +49,7 @@ func (s *shard) sync(req *SyncRequest, done func(SyncResponse), t *turn) {
 		return
 	}
 	var out effects
-	g.classic.syncGroup(req, done, t.now, &out)
+	g.classic.syncGroup(req, done, &out)
 	s.apply(g, &out, t)
 }
 
@@ -61,7 +62,7 @@ func (s *shard) heartbeat(req *HeartbeatRequest, done func(error), t *turn) {
 	} else if err == nil {
 		err = kerr.UnknownMemberID
 	}
-	if err == kerr.CoordinatorLoadInProgress {
+	if errors.Is(err, kerr.CoordinatorLoadInProgress) {
 		err = nil // the session begins anew when the group is loaded
 	}
 	t.answer(func() { done(err) })

@@ -116,8 +116,9 @@ func (s *shard) readyLocked() error {
 		return kerr.CoordinatorLoadInProgress
 	case closed:
 		return kerr.NotCoordinator
+	default:
+		return nil
 	}
-	return nil
 }
 
 // within runs an operation on a group: at once, or after the operations that

@@ -191,12 +191,15 @@ func (c *consumer) rejoin() {
 
 // lostPlace handles an error and reports whether to join again.
 func (c *consumer) lostPlace(err error) bool {
-	switch err {
-	case nil, kerr.NotCoordinator, kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress:
+	is := func(any ...error) bool {
+		return slices.ContainsFunc(any, func(target error) bool { return errors.Is(err, target) })
+	}
+	switch {
+	case err == nil, is(kerr.NotCoordinator, kerr.CoordinatorNotAvailable, kerr.CoordinatorLoadInProgress):
 		return false
-	case kerr.UnknownMemberID, kerr.FencedInstanceID:
+	case is(kerr.UnknownMemberID, kerr.FencedInstanceID):
 		c.member = ""
-	case kerr.RebalanceInProgress, kerr.IllegalGeneration:
+	case is(kerr.RebalanceInProgress, kerr.IllegalGeneration):
 	default:
 		c.s.fail("consumer %d: unexpected %v", c.index, err)
 	}
@@ -221,7 +224,7 @@ func (c *consumer) join() (JoinResponse, bool) {
 		case r.Err == nil:
 			c.member = r.MemberID
 			return r, true
-		case r.Err == kerr.MemberIDRequired:
+		case errors.Is(r.Err, kerr.MemberIDRequired):
 			c.member = r.MemberID
 		case c.lostPlace(r.Err):
 		default:
