@@ -40,7 +40,7 @@ func (b *Broker) startAdmin() error {
 	if b.cfg.AdminAddress == "" {
 		return nil
 	}
-	l, err := net.Listen("tcp", b.cfg.AdminAddress)
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", b.cfg.AdminAddress)
 	if err != nil {
 		return fmt.Errorf("admin.address %s: %w", b.cfg.AdminAddress, err)
 	}

@@ -199,6 +199,7 @@ func (b *Broker) whyLocal(p *partition.Partition, st partition.State, x reclaim.
 		return adminapi.ReasonNotCommitted, ""
 	case reclaim.NotCopied:
 		return b.whyNotCopied(p, st, x)
+	default: // retention's own reasons, told below
 	}
 	if !cfg.RemoteStorage {
 		return adminapi.ReasonNotTiered, x.Text

@@ -14,7 +14,7 @@ const maxTopicName = 249
 // with the reason.
 func validTopicName(name string) error {
 	bad := func(format string, args ...any) error {
-		return &withCode{kerr.InvalidTopicException, fmt.Errorf("Topic name is invalid: "+format, args...)} //nolint:staticcheck // Kafka's wording
+		return &withCode{kerr.InvalidTopicException, fmt.Errorf("Topic name is invalid: "+format, args...)}
 	}
 	switch {
 	case name == "":

@@ -121,8 +121,9 @@ func (w *walker) op(o *op, flexible bool) error {
 			return w.fields(o.elem)
 		}
 		return errNull
+	default: // the arrays
+		return w.array(o, flexible)
 	}
-	return w.array(o, flexible)
 }
 
 func (w *walker) array(o *op, flexible bool) error {

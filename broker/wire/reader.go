@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -143,7 +144,7 @@ func (c *Conn) handshake() error {
 	if err := c.tcp.SetDeadline(time.Now().Add(c.srv.opts.HandshakeTimeout)); err != nil {
 		return err
 	}
-	if err := c.tls.Handshake(); err != nil {
+	if err := c.tls.HandshakeContext(context.Background()); err != nil {
 		return &closeError{closedTLS, err}
 	}
 	return c.tcp.SetDeadline(time.Time{})

@@ -76,7 +76,7 @@ func (s *Server) Listen() error {
 	}
 	var bound []*net.TCPListener
 	for _, l := range s.opts.Listeners {
-		ln, err := net.Listen("tcp", l.Addr)
+		ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", l.Addr)
 		if err != nil {
 			err = fmt.Errorf("listener %s: %w", l.Name, err)
 			for _, b := range bound {

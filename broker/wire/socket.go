@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -41,10 +42,10 @@ func peekFD(fd uintptr) (n int, again bool, err error) {
 }
 
 func readResult(n int, err error) (int, bool, error) {
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		return n, false, nil
-	case unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		return 0, true, nil
 	}
 	return 0, false, os.NewSyscallError("read", err)
