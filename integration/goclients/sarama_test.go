@@ -99,6 +99,7 @@ func saramaRoundTrip(ctx context.Context, t *testing.T, b *harness.Broker, v sar
 	offsets, err := adm.ListConsumerGroupOffsets(group, map[string][]int32{topic: {0, 1}})
 	require.NoError(t, err)
 	require.EqualValues(t, len(sent), offsets.GetBlock(topic, 0).Offset+offsets.GetBlock(topic, 1).Offset)
+	//nolint:staticcheck // deprecated, and what programs out there call
 	entries, err := adm.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: topic, ConfigNames: []string{"retention.ms"}})
 	require.NoError(t, err)
 	require.Len(t, entries, 1)

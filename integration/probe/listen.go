@@ -64,7 +64,7 @@ func (s *server) add(c *net.TCPConn) bool {
 }
 
 func (s *server) remove(c *net.TCPConn) {
-	c.Close()
+	_ = c.Close() // what was to be sent was sent
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
@@ -85,7 +85,7 @@ func (s *server) close() error {
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.conns {
-		c.Close()
+		_ = c.Close() // cut off, whatever it says
 	}
 	s.mu.Unlock()
 	err := s.ln.Close()
