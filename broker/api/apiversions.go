@@ -102,3 +102,13 @@ func SupportedFeatures() map[string]metadata.VersionRange {
 
 // noAuthorizedOperations is the default of the authorized-operations fields.
 const noAuthorizedOperations = math.MinInt32
+
+// All operations on the cluster and on a topic, by their ACL codes. Without an
+// authorizer everybody may do them.
+const (
+	// create, alter, describe, cluster action, describe configs, alter configs,
+	// idempotent write
+	clusterOperations = 1<<5 | 1<<7 | 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12
+	// read, write, create, delete, alter, describe, describe configs, alter configs
+	topicOperations = 1<<3 | 1<<4 | 1<<5 | 1<<6 | 1<<7 | 1<<8 | 1<<10 | 1<<11
+)

@@ -1,28 +1,40 @@
 package api
 
 import (
+	"fmt"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/wire"
 )
 
-// endpointBrokers is DescribeCluster's endpoint type of brokers (KIP-919).
-const endpointBrokers = 1
+// DescribeCluster's endpoint types (KIP-919).
+const (
+	endpointBrokers     = 1
+	endpointControllers = 2
+)
 
 // describeCluster lists the brokers on the listener that was asked (KIP-700).
 func (s *Server) describeCluster(r *wire.Request, req *kmsg.DescribeClusterRequest) {
 	img := s.Meta.Image()
 	resp := kmsg.NewPtrDescribeClusterResponse()
-	resp.ClusterID, resp.ControllerID = img.ClusterID(), s.controllerID(img)
+	resp.EndpointType, resp.ControllerID = endpointBrokers, -1
 	resp.ClusterAuthorizedOperations = noAuthorizedOperations
 	if r.Version >= 1 && req.EndpointType != endpointBrokers {
-		resp.ErrorCode = kerr.MismatchedEndpointType.Code
-		resp.ErrorMessage = ptr("The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER")
+		resp.ErrorCode = kerr.UnsupportedEndpointType.Code
+		resp.ErrorMessage = ptr(fmt.Sprintf("Unsupported endpoint type %d", req.EndpointType))
+		if req.EndpointType == endpointControllers {
+			resp.ErrorCode = kerr.MismatchedEndpointType.Code
+			resp.ErrorMessage = ptr("The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER")
+		}
 		r.Reply(resp)
 		return
 	}
-	resp.EndpointType = endpointBrokers
+	resp.ClusterID, resp.ControllerID = img.ClusterID(), s.controllerID(img)
+	if req.IncludeClusterAuthorizedOperations {
+		resp.ClusterAuthorizedOperations = clusterOperations
+	}
 	for b := range img.Brokers() {
 		if b.Fenced && (r.Version < 2 || !req.IncludeFencedBrokers) {
 			continue

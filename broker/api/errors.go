@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -16,12 +17,13 @@ var kafkaErrors = []struct {
 	is   error
 	kafk *kerr.Error
 }{
+	// What is cut off was sent so, and no retry mends it: Kafka finds no batch in it.
+	{record.ErrTruncated, kerr.InvalidRecord},
 	{record.ErrTooLarge, kerr.MessageTooLarge},
 	{record.ErrInvalidTimestamp, kerr.InvalidTimestamp},
 	{record.ErrUnsupportedCodec, kerr.UnsupportedCompressionType},
 	{record.ErrInvalidRecord, kerr.InvalidRecord},
 	{record.ErrCorrupt, kerr.CorruptMessage},
-	{record.ErrTruncated, kerr.CorruptMessage},
 	{command.ErrNotLeader, kerr.NotController},
 	{context.DeadlineExceeded, kerr.RequestTimedOut},
 	{context.Canceled, kerr.RequestTimedOut},
@@ -52,9 +54,13 @@ func messageOf(err error) *string {
 		return nil
 	}
 	var k *kerr.Error
-	if e, ok := err.(*kerr.Error); ok && errors.As(e, &k) {
-		return &k.Description
+	if e, ok := err.(*kerr.Error); ok { //nolint:errorlint // a wrapped one has words of its own
+		return &e.Description
 	}
 	msg := err.Error()
+	if errors.As(err, &k) {
+		// The code says what the error is; the text need not say it again.
+		msg = strings.TrimPrefix(msg, k.Error()+": ")
+	}
 	return &msg
 }

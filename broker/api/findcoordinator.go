@@ -64,5 +64,9 @@ func (s *Server) coordinator(r *wire.Request, kind int8, key string) kmsg.FindCo
 		return fail(kerr.CoordinatorNotAvailable)
 	}
 	c.NodeID, c.Host, c.Port = p.Leader, host, port
+	c.ErrorMessage = ptr("") // as Kafka has it, with "NONE" below version 4
+	if r.Version < 4 {
+		c.ErrorMessage = ptr("NONE")
+	}
 	return c
 }

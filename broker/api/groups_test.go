@@ -367,7 +367,7 @@ func TestGroupLife(t *testing.T) {
 			require.Equal(t, "Empty", listed.Groups[0].GroupState)
 		}
 		if v >= 5 {
-			require.Equal(t, "Classic", listed.Groups[0].GroupType)
+			require.Equal(t, "classic", listed.Groups[0].GroupType)
 			list.TypesFilter = []string{"share"}
 			require.Empty(t, ask[*kmsg.ListGroupsResponse](c, list, 5).Groups)
 		}

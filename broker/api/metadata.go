@@ -14,9 +14,17 @@ import (
 func (s *Server) metadata(r *wire.Request, req *kmsg.MetadataRequest) {
 	img := s.Meta.Image()
 	resp := kmsg.NewPtrMetadataResponse()
+	if r.Version >= 10 && r.Version < 12 && asksByID(req) {
+		refuseIDs(req, resp)
+		r.Reply(resp)
+		return
+	}
 	resp.ClusterID = ptr(img.ClusterID())
 	resp.ControllerID = s.controllerID(img)
 	resp.AuthorizedOperations = noAuthorizedOperations
+	if req.IncludeClusterAuthorizedOperations && r.Version <= 10 {
+		resp.AuthorizedOperations = clusterOperations
+	}
 	for b := range img.Brokers() {
 		if b.Fenced {
 			continue
@@ -32,14 +40,68 @@ func (s *Server) metadata(r *wire.Request, req *kmsg.MetadataRequest) {
 		for t := range img.Topics() {
 			resp.Topics = append(resp.Topics, s.metadataTopic(r, img, t))
 		}
+		permit(req, resp)
 		r.Reply(resp)
 		return
 	}
 	create := s.autoCreates(img) && (r.Version < 4 || req.AllowAutoTopicCreation)
+	asked := make(map[topicKey]struct{}, len(req.Topics))
 	for i := range req.Topics {
+		key := topicKey{id: req.Topics[i].TopicID}
+		if name := req.Topics[i].Topic; name != nil {
+			key.name = *name
+		}
+		if _, twice := asked[key]; twice {
+			continue // answered once, as Kafka does
+		}
+		asked[key] = struct{}{}
 		resp.Topics = append(resp.Topics, s.metadataAsked(r, img, &req.Topics[i], create))
 	}
+	permit(req, resp)
 	r.Reply(resp)
+}
+
+// topicKey is how a request names a topic.
+type topicKey struct {
+	name string
+	id   record.TopicID
+}
+
+// asksByID reports whether a topic is asked for other than by its name.
+func asksByID(req *kmsg.MetadataRequest) bool {
+	for i := range req.Topics {
+		if t := &req.Topics[i]; t.Topic == nil || !record.TopicID(t.TopicID).IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
+// refuseIDs answers versions 10 and 11 that ask by topic id: the field is there,
+// but it was not meant to be used yet (KIP-516).
+func refuseIDs(req *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) {
+	resp.ControllerID = -1
+	for i := range req.Topics {
+		k := kmsg.NewMetadataResponseTopic()
+		k.Topic, k.TopicID = req.Topics[i].Topic, req.Topics[i].TopicID
+		if k.Topic == nil {
+			k.Topic = ptr("")
+		}
+		k.ErrorCode = kerr.InvalidRequest.Code
+		resp.Topics = append(resp.Topics, k)
+	}
+}
+
+// permit tells what may be done with the topics, where that was asked for.
+func permit(req *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) {
+	if !req.IncludeTopicAuthorizedOperations {
+		return
+	}
+	for i := range resp.Topics {
+		if resp.Topics[i].ErrorCode == 0 {
+			resp.Topics[i].AuthorizedOperations = topicOperations
+		}
+	}
 }
 
 // metadataAsked answers one topic that was asked for by name or id.

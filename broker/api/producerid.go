@@ -59,6 +59,9 @@ func (s *Server) initProducerID(r *wire.Request, req *kmsg.InitProducerIDRequest
 		r.Reply(resp)
 	}
 	switch {
+	case req.TransactionalID != nil && *req.TransactionalID == "":
+		fail(kerr.InvalidRequest)
+		return
 	case req.TransactionalID != nil:
 		fail(kerr.TransactionalIDAuthorizationFailed)
 		return

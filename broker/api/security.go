@@ -57,34 +57,50 @@ func (s *Server) deleteACLs(r *wire.Request, req *kmsg.DeleteACLsRequest) {
 	r.Reply(resp)
 }
 
+// Delegation tokens: who has not logged in may not ask for one, and Kafka finds
+// that out before it looks whether tokens are switched on.
+
 func (s *Server) createDelegationToken(r *wire.Request, _ *kmsg.CreateDelegationTokenRequest) {
 	resp := kmsg.NewPtrCreateDelegationTokenResponse()
-	resp.ErrorCode, resp.HMAC = kerr.DelegationTokenAuthDisabled.Code, []byte{}
+	resp.ErrorCode, resp.HMAC = kerr.DelegationTokenRequestNotAllowed.Code, []byte{}
+	resp.PrincipalType, resp.PrincipalName = "User", "ANONYMOUS"
+	resp.TokenRequesterPrincipalType, resp.TokenRequesterPrincipalName = "User", "ANONYMOUS"
+	resp.IssueTimestamp, resp.ExpiryTimestamp, resp.MaxTimestamp = -1, -1, -1
 	r.Reply(resp)
 }
 
 func (s *Server) renewDelegationToken(r *wire.Request, _ *kmsg.RenewDelegationTokenRequest) {
 	resp := kmsg.NewPtrRenewDelegationTokenResponse()
-	resp.ErrorCode = kerr.DelegationTokenAuthDisabled.Code
+	resp.ErrorCode, resp.ExpiryTimestamp = kerr.DelegationTokenRequestNotAllowed.Code, -1
 	r.Reply(resp)
 }
 
 func (s *Server) expireDelegationToken(r *wire.Request, _ *kmsg.ExpireDelegationTokenRequest) {
 	resp := kmsg.NewPtrExpireDelegationTokenResponse()
-	resp.ErrorCode = kerr.DelegationTokenAuthDisabled.Code
+	resp.ErrorCode, resp.ExpiryTimestamp = kerr.DelegationTokenRequestNotAllowed.Code, -1
 	r.Reply(resp)
 }
 
 func (s *Server) describeDelegationToken(r *wire.Request, _ *kmsg.DescribeDelegationTokenRequest) {
 	resp := kmsg.NewPtrDescribeDelegationTokenResponse()
-	resp.ErrorCode = kerr.DelegationTokenAuthDisabled.Code
+	resp.ErrorCode = kerr.DelegationTokenRequestNotAllowed.Code
 	r.Reply(resp)
 }
 
+// quotaEntities are the kinds of client that Kafka has quotas for.
+var quotaEntities = map[string]bool{"user": true, "client-id": true, "ip": true}
+
 // describeClientQuotas: there are no quotas, and that is the whole answer.
-func (s *Server) describeClientQuotas(r *wire.Request, _ *kmsg.DescribeClientQuotasRequest) {
+func (s *Server) describeClientQuotas(r *wire.Request, req *kmsg.DescribeClientQuotasRequest) {
 	resp := kmsg.NewPtrDescribeClientQuotasResponse()
-	resp.Entries = []kmsg.DescribeClientQuotasResponseEntry{}
+	resp.ErrorMessage, resp.Entries = ptr(""), []kmsg.DescribeClientQuotasResponseEntry{}
+	for i := range req.Components {
+		if kind := req.Components[i].EntityType; !quotaEntities[kind] {
+			resp.ErrorCode, resp.Entries = kerr.UnsupportedVersion.Code, nil
+			resp.ErrorMessage = ptr("Unsupported entity type " + kind)
+			break
+		}
+	}
 	r.Reply(resp)
 }
 
@@ -106,7 +122,15 @@ func (s *Server) alterClientQuotas(r *wire.Request, req *kmsg.AlterClientQuotasR
 // describeScram: no user has credentials.
 func (s *Server) describeScram(r *wire.Request, req *kmsg.DescribeUserSCRAMCredentialsRequest) {
 	resp := kmsg.NewPtrDescribeUserSCRAMCredentialsResponse()
+	resp.ErrorMessage = ptr("")
+	at := make(map[string]int, len(req.Users))
 	for _, u := range req.Users {
+		if i, twice := at[u.Name]; twice {
+			resp.Results[i].ErrorCode = kerr.DuplicateResource.Code
+			resp.Results[i].ErrorMessage = ptr("Cannot describe SCRAM credentials for the same user twice in a single request: " + u.Name)
+			continue
+		}
+		at[u.Name] = len(resp.Results)
 		k := kmsg.NewDescribeUserSCRAMCredentialsResponseResult()
 		k.User, k.ErrorCode = u.Name, kerr.ResourceNotFound.Code
 		k.ErrorMessage = ptr("Attempt to describe a user credential that does not exist: " + u.Name)
@@ -118,20 +142,23 @@ func (s *Server) describeScram(r *wire.Request, req *kmsg.DescribeUserSCRAMCrede
 func (s *Server) alterScram(r *wire.Request, req *kmsg.AlterUserSCRAMCredentialsRequest) {
 	resp := kmsg.NewPtrAlterUserSCRAMCredentialsResponse()
 	done := make(map[string]bool)
-	refuse := func(user string) {
+	refuse := func(user string, err *kerr.Error, why string) {
 		if done[user] {
 			return
 		}
 		done[user] = true
+		if user == "" {
+			err, why = kerr.UnacceptableCredential, "Username must not be empty"
+		}
 		k := kmsg.NewAlterUserSCRAMCredentialsResponseResult()
-		k.User, k.ErrorCode, k.ErrorMessage = user, kerr.UnsupportedVersion.Code, &noScram
+		k.User, k.ErrorCode, k.ErrorMessage = user, err.Code, &why
 		resp.Results = append(resp.Results, k)
 	}
-	for _, d := range req.Deletions {
-		refuse(d.Name)
-	}
 	for _, u := range req.Upsertions {
-		refuse(u.Name)
+		refuse(u.Name, kerr.UnsupportedVersion, noScram)
+	}
+	for _, d := range req.Deletions {
+		refuse(d.Name, kerr.ResourceNotFound, "Attempt to delete a user credential that does not exist")
 	}
 	r.Reply(resp)
 }

@@ -217,7 +217,7 @@ func TestCommitErrors(t *testing.T) {
 		require.Equal(t, "t-1=2", offsetsOf(t, c, "g"))
 		list, err = c.List(nil, nil)
 		require.NoError(t, err)
-		require.Equal(t, []Listed{{Group: "g", State: "Empty", Type: "Classic"}}, list, "a group that was never stored is none")
+		require.Equal(t, []Listed{{Group: "g", State: "Empty", Type: "classic"}}, list, "a group that was never stored is none")
 	})
 }
 

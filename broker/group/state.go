@@ -40,4 +40,4 @@ func (s State) matchesAny(names []string) bool {
 }
 
 // TypeClassic is the group type of classic groups in listings (KIP-848).
-const TypeClassic = "Classic"
+const TypeClassic = "classic"
