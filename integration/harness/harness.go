@@ -52,6 +52,8 @@ type Options struct {
 	Store string
 	// Set are further settings, NAME=VALUE.
 	Set []string
+	// MayPanic is a panic that the test's faults excuse, as the log has it.
+	MayPanic string
 	// Env are variables over those of the test process, NAME=VALUE.
 	Env []string
 }
@@ -91,7 +93,7 @@ func New(t testing.TB, o Options) *Broker {
 	b := &Broker{Addr: FreeAddr(t), Admin: FreeAddr(t), Opts: o, t: t, log: &logBuffer{}}
 	t.Cleanup(func() {
 		b.Kill()
-		if b.log.contains("panic: ") || b.log.contains("fatal error: ") {
+		if b.log.panicked(o.MayPanic) {
 			t.Error("the broker panicked")
 		}
 		if t.Failed() {
@@ -303,6 +305,21 @@ func (l *logBuffer) contains(text string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return bytes.Contains(l.buf.Bytes(), []byte(text))
+}
+
+// panicked looks for panics that are not excused.
+func (l *logBuffer) panicked(excused string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range bytes.Lines(l.buf.Bytes()) {
+		if excused != "" && bytes.HasPrefix(line, []byte(excused)) {
+			continue
+		}
+		if bytes.HasPrefix(line, []byte("panic: ")) || bytes.HasPrefix(line, []byte("fatal error: ")) {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *logBuffer) tail(lines int) string {

@@ -1,0 +1,194 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sys/unix"
+
+	"github.com/firnlog/firn/integration/harness"
+)
+
+// disk is an ext4 file system of a test's own, on a file.
+type disk struct {
+	t     *testing.T
+	image string
+	dir   string // where it is mounted
+}
+
+// newDisk makes and mounts a file system.
+func newDisk(t *testing.T, size int64) *disk {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("this test mounts a file system of its own, and only root may: run it as root")
+	}
+	tmp := t.TempDir()
+	d := &disk{t: t, image: filepath.Join(tmp, "disk.img"), dir: filepath.Join(tmp, "disk")}
+	require.NoError(t, os.Mkdir(d.dir, 0o750))
+	f, err := os.Create(d.image)
+	require.NoError(t, err)
+	require.NoError(t, f.Truncate(size))
+	require.NoError(t, f.Close())
+	d.run("mkfs.ext4", "-q", "-F", "-m", "0", d.image) // no blocks kept back for root
+	d.mount()
+	t.Cleanup(func() { d.unmount() })
+	return d
+}
+
+func (d *disk) run(name string, args ...string) {
+	d.t.Helper()
+	// Not the test's own context: the last unmount comes after its end.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		d.t.Fatalf("%s %v: %v: %s", name, args, err, out)
+	}
+}
+
+func (d *disk) mount()   { d.t.Helper(); d.run("mount", "-o", "loop", d.image, d.dir) }
+func (d *disk) unmount() { d.t.Helper(); d.run("umount", d.dir) }
+
+// The kernel's EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32), and its flag
+// EXT4_GOING_FLAGS_NOLOGFLUSH: neither data nor journal is flushed
+// (fs/ext4/ext4.h).
+const (
+	ext4Shutdown   = 0x8004587d
+	ext4NoLogFlush = 2
+)
+
+// losePower makes the file system drop what was not synced: from now on every
+// write fails, and nothing in memory reaches the disk.
+func (d *disk) losePower() {
+	d.t.Helper()
+	f, err := os.Open(d.dir)
+	require.NoError(d.t, err)
+	defer f.Close()
+	require.NoError(d.t, unix.IoctlSetPointerInt(int(f.Fd()), ext4Shutdown, ext4NoLogFlush))
+}
+
+// fill takes the free space but for some, until the returned function gives it
+// back.
+func (d *disk) fill(leave int64) (release func()) {
+	d.t.Helper()
+	var st unix.Statfs_t
+	require.NoError(d.t, unix.Statfs(d.dir, &st))
+	ballast := filepath.Join(d.dir, "ballast")
+	f, err := os.Create(ballast)
+	require.NoError(d.t, err)
+	defer f.Close()
+	require.NoError(d.t, unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave))
+	return func() { require.NoError(d.t, os.Remove(ballast)) }
+}
+
+// TestPowerLoss drops what was not synced, again and again, under load: on topics
+// with durability=fsync what was acked survives, and so do committed offsets and
+// topics.
+func TestPowerLoss(t *testing.T) {
+	t.Parallel()
+	d := newDisk(t, 1<<30)
+	b := harness.New(t, harness.Options{DataDir: filepath.Join(d.dir, "data"), Store: "fs://" + filepath.Join(t.TempDir(), "bucket"),
+		Set: []string{"offsets.topic.num.partitions=3", "log.retention.check.interval.ms=200", "remote.log.manager.task.interval.ms=200"},
+		// Pebble panics when its disk fails, as it has to.
+		MayPanic: "panic: pebble: "})
+	b.Start()
+	b.CreateTopic(t, "fsync", 4, tiered("durability", "fsync")...)
+	l := harness.StartLoad(t, b, "fsync", harness.LoadOptions{Partitions: 4, RecordBytes: 2000})
+	g := startGroup(t, b, []*harness.Load{l})
+	for round := range 6 {
+		l.Await(1+rand.Int64N(4000), time.Minute)
+		made := fmt.Sprintf("made-%d", round)
+		b.CreateTopic(t, made, 1)
+		d.losePower()
+		// The broker notices by a failed write or fsync, and does not go on.
+		select {
+		case <-b.Exited():
+		case <-time.After(30 * time.Second):
+			t.Fatal("the broker goes on after its disk failed")
+		}
+		b.Kill()
+		d.unmount()
+		d.mount()
+		b.Start()
+		g.check(t, b)
+		topics, err := b.AdminClient(t).ListTopics(t.Context())
+		require.NoError(t, err)
+		require.True(t, topics.Has(made), "an acked topic is gone")
+	}
+	l.Await(1000, time.Minute)
+	l.Stop()
+	l.Check(b, harness.CheckOptions{})
+	_, ends := b.Ends(t, "fsync")
+	require.Equal(t, l.Ends(), ends)
+	g.finish(t, b, []*harness.Load{l})
+	b.Stop() // before the file system goes
+}
+
+// TestDiskFull fills the disk: writers are told so by a retriable error, reads
+// and the process go on, and when there is space again so do the writers, without
+// a hand.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	d := newDisk(t, 256<<20)
+	b := harness.New(t, harness.Options{DataDir: filepath.Join(d.dir, "data"), Store: "fs://" + filepath.Join(t.TempDir(), "bucket")})
+	b.Start()
+	pid := b.Pid()
+	for _, topic := range []string{"t", "probe"} {
+		b.CreateTopic(t, topic, 2, "remote.storage.enable", "false", "segment.bytes", "4194304")
+	}
+	l := harness.StartLoad(t, b, "t", harness.LoadOptions{Partitions: 2, RecordBytes: 4000})
+	l.Await(1000, time.Minute)
+	release := d.fill(8 << 20)
+
+	// One that does not try again hears of it.
+	probe := b.Client(t, kgo.DisableIdempotentWrite(), kgo.RecordRetries(0), kgo.DefaultProduceTopic("probe"))
+	harness.Eventually(t, time.Minute, func() string {
+		err := probe.ProduceSync(t.Context(), kgo.SliceRecord(make([]byte, 100_000))).FirstErr()
+		if err == nil {
+			return "produce succeeds"
+		}
+		require.ErrorIs(t, err, kerr.KafkaStorageError)
+		return ""
+	})
+	adm := b.AdminClient(t)
+	for range 3 {
+		l.Check(b, harness.CheckOptions{})
+		for _, path := range []string{"/livez", "/readyz"} {
+			status, body := b.Get(path)
+			require.Equal(t, http.StatusOK, status, body)
+		}
+		// Commits write too; whatever they answer, they answer.
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		var offsets kadm.Offsets
+		offsets.AddOffset("t", 0, 1, -1)
+		_, _ = adm.CommitOffsets(ctx, "g", offsets)
+		cancel()
+	}
+	select {
+	case <-b.Exited():
+		t.Fatal("the broker ended because its disk is full")
+	default:
+	}
+	full := l.Acked()
+	release()
+	l.Await(2000, time.Minute)
+	require.NoError(t, probe.ProduceSync(t.Context(), kgo.StringRecord("room")).FirstErr())
+	require.Equal(t, pid, b.Pid())
+	require.Greater(t, l.Acked(), full)
+	l.Stop()
+	l.Check(b, harness.CheckOptions{})
+	b.Kill()
+	b.Start() // and what it left on the full disk opens
+	l.Check(b, harness.CheckOptions{})
+	b.Stop()
+}
