@@ -83,6 +83,8 @@ type FSM struct {
 	db    *pebble.DB
 	image atomic.Pointer[metadata.Image]
 
+	manifests manifests
+
 	// The applying goroutine's own, besides Pebble and the image.
 	cluster  clusterState
 	requests requestTable
@@ -334,6 +336,7 @@ func (f *FSM) SetLeader(directory uuid.UUID) {
 
 // publish makes img the newest image.
 func (f *FSM) publish(img *metadata.Image, delta metadata.Delta) {
+	f.manifests.forget(&delta)
 	f.pub.Lock()
 	defer f.pub.Unlock()
 	f.publishLocked(img, delta)

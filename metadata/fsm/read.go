@@ -21,11 +21,16 @@ const ctxEvery = 256
 
 // Entries returns all remote entries of a partition (metadata.Client).
 func (f *FSM) Entries(ctx context.Context, tp record.TopicPartition) (manifest.Manifest, error) {
+	m, turn, ok := f.manifests.get(tp)
+	if ok {
+		return m, nil
+	}
 	snap := f.db.NewSnapshot()
 	m, err := readEntries(ctx, snap, tp)
 	if err = errors.Join(err, snap.Close()); err != nil {
 		return manifest.Manifest{}, fmt.Errorf("remote entries of %s: %w", tp, err)
 	}
+	f.manifests.put(tp, m, turn)
 	return m, nil
 }
 

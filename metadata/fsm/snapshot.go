@@ -238,6 +238,7 @@ func (f *FSM) Restore(r io.Reader) error {
 		f.fail(err)
 		return err
 	}
+	f.manifests.forgetAll()
 	f.publish(img, metadata.Diff(f.Image(), img))
 	return nil
 }
