@@ -322,7 +322,7 @@ func TestLazyFlush(t *testing.T) {
 		e.cfg.SegmentBytes = 1 << 30
 		l.SetConfig(e.cfg)
 		big := batch(6, 0, 0, strings.Repeat("x", 1<<20))
-		for range 63 {
+		for range 127 {
 			big.Stamp(l.End(), 0)
 			require.NoError(t, l.Append([]record.Batch{big}))
 		}

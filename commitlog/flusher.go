@@ -13,9 +13,10 @@ type FlusherOptions struct {
 	Workers int
 	// CheckpointBytes is how much may be appended to one log before it is
 	// synced and its recovery checkpoint written: what a restart must read
-	// again. Default 64 MiB.
+	// again. Default 128 MiB.
 	CheckpointBytes int64
-	// TotalBytes bounds the same over all logs. Default 512 MiB.
+	// TotalBytes bounds the same over all logs. Default 1 GiB, which a start
+	// reads from the page cache in less than a second.
 	TotalBytes int64
 	// CheckpointAge is how long an append may wait for a checkpoint. Default 30 s.
 	CheckpointAge time.Duration
@@ -62,10 +63,10 @@ func NewFlusher(o FlusherOptions) *Flusher {
 		o.Workers = 16
 	}
 	if o.CheckpointBytes <= 0 {
-		o.CheckpointBytes = 64 << 20
+		o.CheckpointBytes = 128 << 20
 	}
 	if o.TotalBytes <= 0 {
-		o.TotalBytes = 512 << 20
+		o.TotalBytes = 1 << 30
 	}
 	if o.CheckpointAge <= 0 {
 		o.CheckpointAge = 30 * time.Second
