@@ -162,16 +162,22 @@ func (b *Broker) tierMap(w http.ResponseWriter, r *http.Request) {
 }
 
 func (b *Broker) partitionMap(r *http.Request, p *partition.Partition) (adminapi.PartitionMap, error) {
+	reasons, err := b.retention.Explain(r.Context(), tierLogs{b}.replica(p))
+	if err != nil {
+		return adminapi.PartitionMap{}, fmt.Errorf("explain %s-%d: %w", p.Topic(), p.TP().Partition, err)
+	}
+	// The offsets after the ranges: a log start that rises takes entries with it,
+	// and with the one from before, the map would begin with a hole. What was
+	// appended meanwhile is in the active segment, or behind it.
 	st := p.State()
 	pm := adminapi.PartitionMap{Partition: p.TP().Partition, Leader: st.Leader, LogStart: int64(st.LogStart), LocalStart: int64(st.LocalStart),
 		RemoteEnd: int64(st.RemoteEnd), LastStable: int64(st.LastStable), HighWatermark: int64(st.HighWatermark), LogEnd: int64(st.LogEnd),
 		Ranges: []adminapi.Range{}}
-	reasons, err := b.retention.Explain(r.Context(), tierLogs{b}.replica(p))
-	if err != nil {
-		return pm, fmt.Errorf("explain %s-%d: %w", p.Topic(), p.TP().Partition, err)
-	}
 	for _, x := range reasons {
 		rg := adminapi.Range{Start: int64(x.Start), End: int64(x.End), Bytes: x.Bytes}
+		if x.Code == reclaim.Active {
+			rg.End = pm.LogEnd
+		}
 		if x.Remote {
 			rg.InBucket, rg.Tier, rg.Object = true, storeName, b.tier.layout.Object(x.Object)
 			rg.CachedBytes = b.tier.cache.ObjectBytes(x.Object)
