@@ -191,7 +191,8 @@ func (l *Log) undoAppend(end record.Offset, rest, all []record.Batch, err error)
 	if len(rest) == len(all) {
 		return err
 	}
-	l.publishEnd(rest[0].BaseOffset)
+	// The end that is published stays: what truncate syncs above it must not
+	// count as flushed.
 	if terr := l.truncate(end); terr != nil {
 		return l.fail(fmt.Errorf("after %w: %w", err, terr))
 	}

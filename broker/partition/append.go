@@ -72,6 +72,9 @@ func (p *Partition) Append(a *Append) {
 	rules.Now = time.Now().UnixMilli()
 	rules.Internal, rules.ForbidZstd = a.Internal, !a.Internal && !a.ZstdOK
 	batch, err := record.Validate(a.Raw, &rules)
+	if err == nil && int64(batch.Size()) > set.topic.SegmentBytes {
+		err = kerr.RecordListTooLarge
+	}
 	if err == nil {
 		a.batch = batch
 		if batch.IsLogAppendTime() {
@@ -205,7 +208,9 @@ func (p *Partition) write(queue []*Append, epoch record.Epoch) {
 		if dup, ok, err := p.checkProducer(a); err != nil || ok {
 			// Not to be written. What stands before it, perhaps its original, is
 			// written first, so that it is answered in order.
-			p.commit(queue[first:i])
+			if failed := p.commit(queue[first:i]); failed != nil && err == nil {
+				err = failed // the original may be among what was not written
+			}
 			first, next = i+1, p.log.End()
 			p.settle(a, dup, err)
 			continue
@@ -215,7 +220,7 @@ func (p *Partition) write(queue []*Append, epoch record.Epoch) {
 		a.end = next
 		p.gather = append(p.gather, a.batch)
 	}
-	p.commit(queue[first:])
+	_ = p.commit(queue[first:]) // the appends have the error
 	if cap(p.gather) > maxScratch {
 		p.gather = nil
 	}
@@ -272,10 +277,11 @@ func (p *Partition) waitLocked(a *Append) {
 	p.acks[i] = a
 }
 
-// commit writes what was gathered for these appends and queues their answers.
-func (p *Partition) commit(appends []*Append) {
+// commit writes what was gathered for these appends and queues their answers. It
+// returns the error that they were answered with.
+func (p *Partition) commit(appends []*Append) error {
 	if len(p.gather) == 0 {
-		return
+		return nil
 	}
 	err := p.log.Append(p.gather)
 	clear(p.gather)
@@ -290,12 +296,13 @@ func (p *Partition) commit(appends []*Append) {
 		if !errors.Is(err, commitlog.ErrNoSpace) {
 			p.slog.Error("append failed", "topic", p.topic, "partition", p.tp.Partition, "err", err)
 		}
+		err = fmt.Errorf("%w: %w", kerr.KafkaStorageError, err)
 		p.counts.rejected.Add(uint64(len(appends)))
 		for _, a := range appends {
-			a.Base, a.Err = -1, fmt.Errorf("%w: %w", kerr.KafkaStorageError, err)
+			a.Base, a.Err = -1, err
 		}
 		p.ready = append(p.ready, appends...)
-		return
+		return err
 	}
 	for _, a := range appends {
 		p.counts.bytesIn.Add(uint64(a.batch.Size()))
@@ -307,4 +314,5 @@ func (p *Partition) commit(appends []*Append) {
 		}
 	}
 	p.effectsLocked(p.rep.Appended(p.log.End()))
+	return nil
 }

@@ -34,7 +34,12 @@ type bench struct {
 
 func newBench(t testing.TB, configs map[string]string) *bench {
 	t.Helper()
-	b := &bench{t: t, fs: vfs.NewMem(), img: metadata.Empty(), topic: record.NewTopicID()}
+	return newBenchOn(t, vfs.NewMem(), configs)
+}
+
+func newBenchOn(t testing.TB, fs vfs.FS, configs map[string]string) *bench {
+	t.Helper()
+	b := &bench{t: t, fs: fs, img: metadata.Empty(), topic: record.NewTopicID()}
 	b.tp = record.TopicPartition{Topic: b.topic}
 	b.open()
 	b.edit(func(e *metadata.Editor) {
