@@ -69,6 +69,7 @@ type Set struct {
 	mu sync.Mutex // serializes Apply and Close
 	// failed are the partitions whose log could not be opened, with the reason.
 	failed map[record.TopicPartition]error
+	image  *metadata.Image // of the last Apply
 	closed bool
 	begun  bool
 
@@ -131,6 +132,7 @@ func (s *Set) Apply(_, img *metadata.Image, d metadata.Delta) {
 	if s.closed {
 		return
 	}
+	s.image = img
 	if !s.begun {
 		s.begun = true
 		s.setAsideStrays(img)
@@ -163,6 +165,25 @@ func (s *Set) Apply(_, img *metadata.Image, d metadata.Delta) {
 	// Logs that the log start or the bucket has overtaken are trimmed by reclaim.
 	for _, tp := range d.Partitions {
 		s.tellLeadership(img, tp)
+	}
+}
+
+// retryFailed tries once more to open what could not be opened: a full disk may
+// have room again. What is beyond repair stays failed.
+func (s *Set) retryFailed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	for tp := range s.failed {
+		if err := s.place(s.image, tp); err != nil {
+			s.failed[tp] = err
+			continue
+		}
+		delete(s.failed, tp)
+		s.opts.Logger.Info("partition is online", "topic", topicName(s.image, tp), "partition", tp.Partition)
+		s.tellLeadership(s.image, tp)
 	}
 }
 
@@ -219,6 +240,9 @@ func (s *Set) open(img *metadata.Image, topic *metadata.Topic, tp record.TopicPa
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open log %s-%d: %w", topic.Name, tp.Partition, err)
+	}
+	if err := s.bucketWins(log, tp, state); err != nil {
+		return nil, errors.Join(fmt.Errorf("begin log %s-%d anew: %w", topic.Name, tp.Partition, err), log.Close(false))
 	}
 	p.mu.Lock()
 	p.log = log
@@ -377,6 +401,8 @@ const (
 	housekeepEvery = time.Second
 	// ageEvery is how many ticks pass between looks for segments to seal by age.
 	ageEvery = 3
+	// retryEvery is how many ticks pass between attempts at logs that did not open.
+	retryEvery = 5
 )
 
 // spaceEvery is how often the disk is asked what is free.
@@ -407,6 +433,9 @@ func (s *Set) housekeep() {
 		case <-s.stop:
 			return
 		case now := <-tick.C:
+			if n%retryEvery == 0 {
+				s.retryFailed()
+			}
 			for p := range s.All() {
 				p.tick(now)
 				if n%ageEvery == 0 {
