@@ -123,6 +123,9 @@ func (m *Machine) Observe(now time.Time, leads []Led) []Effect {
 			p.failures, p.retryAt, p.err = 0, time.Time{}, nil
 			delete(m.delayed, led.Partition)
 		}
+		if led.Fence == p.led.Fence {
+			led.from(p.led.Start)
+		}
 		p.led, p.gone = led, false
 		m.maybeQueue(now, led.Partition, p)
 	}
@@ -381,15 +384,21 @@ func (m *Machine) finished(now time.Time, p *progress, e Proposed) []Effect {
 	} else {
 		m.totals.Bytes += p.uploaded.Size
 	}
-	// Until the next Observe: what was copied is no longer to be.
-	if p.led.Start < p.copy.End {
-		p.led.Start = p.copy.End
-		for len(p.led.Sealed) > 0 && p.led.Sealed[0].End <= p.copy.End {
-			p.led.Sealed = p.led.Sealed[1:]
-		}
-	}
+	p.led.from(p.copy.End)
 	p.failures = 0
 	return m.end(now, p, nil)
+}
+
+// from leaves out what is copied up to start. A look at the partitions may be
+// older than the commit, which reaches them a moment later.
+func (l *Led) from(start record.Offset) {
+	if l.Start >= start {
+		return
+	}
+	l.Start = start
+	for len(l.Sealed) > 0 && l.Sealed[0].End <= start {
+		l.Sealed = l.Sealed[1:]
+	}
 }
 
 // noteStore keeps the store's health: a failure that is the store's own makes

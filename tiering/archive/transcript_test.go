@@ -230,6 +230,8 @@ func (w *world) command(d *datadriven.TestData) {
 			l.Sealed = slices.DeleteFunc(l.Sealed, func(s archive.Sealed) bool { return s.End <= l.Start })
 		}
 		w.add(w.m.Observe(w.now, slices.Clone(w.leads)))
+	case "observe-late": // what the last look showed, before a commit got around
+		w.add(w.m.Observe(w.now, slices.Clone(w.leads)))
 	case "fault": // fault op=put kind=…: the next call of op
 		var op, kind string
 		d.ScanArgs(w.t, "op", &op)
