@@ -53,7 +53,7 @@ func (c *cleaner) clean(ctx context.Context, b *Broker, p *partition.Partition) 
 		c.passes.Add(1)
 		c.records.Add(stats.RecordsIn - stats.RecordsOut)
 		c.bytes.Add(stats.BytesIn - stats.BytesOut)
-	case err != nil && ctx.Err() == nil && !errors.Is(err, commitlog.ErrClosed):
+	case err != nil && ctx.Err() == nil && !errors.Is(err, commitlog.ErrClosed) && !errors.Is(err, commitlog.ErrStale):
 		c.failures.Add(1)
 		b.log.Error("compaction failed", "topic", p.Topic(), "partition", p.TP().Partition, "err", err)
 	}

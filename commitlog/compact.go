@@ -13,8 +13,14 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// ErrCompacting: the log is being compacted already.
-var ErrCompacting = errors.New("commitlog: log is being compacted")
+var (
+	// ErrCompacting: the log is being compacted already.
+	ErrCompacting = errors.New("commitlog: log is being compacted")
+	// ErrStale: segments went away (retention, truncation) while they were
+	// compacted. Nothing was changed by the group at hand; the next run begins
+	// with what is there then.
+	ErrStale = errors.New("commitlog: compaction came too late")
+)
 
 // CompactOptions says what one run of compaction may do.
 type CompactOptions struct {
@@ -62,7 +68,8 @@ type CompactStats struct {
 //     ones, whose files it removes;
 //   - the checkpoint lists the new segment: old files are removed.
 //
-// Errors: ErrCompacting, ErrNoSpace (nothing is lost), ErrCorrupt, ErrFailed.
+// Errors: ErrCompacting, ErrStale, ErrClosed, ErrNoSpace (nothing is lost),
+// ErrCorrupt, ErrFailed.
 func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, error) {
 	if !l.compacting.TryLock() {
 		return CompactStats{}, ErrCompacting
@@ -81,11 +88,11 @@ func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, erro
 		c.limit = rate.NewLimiter(rate.Limit(o.BytesPerSecond), throttleBurst)
 	}
 	if err := c.prepare(parts); err != nil {
-		return c.stats, err
+		return c.stats, c.late(err)
 	}
 	for _, group := range c.groups(parts) {
 		if err := c.clean(group); err != nil {
-			return c.stats, err
+			return c.stats, c.late(err)
 		}
 	}
 	l.mu.Lock()
@@ -94,6 +101,18 @@ func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, erro
 	c.stats.Cleaned, c.stats.CleanedEnd = true, c.mapEnd
 	l.flusher.request(l, true)
 	return c.stats, nil
+}
+
+// late names what befell the log in the meantime, where that is why err came
+// about: it was closed, perhaps with its directory gone, or lost segments.
+func (c *compaction) late(err error) error {
+	if c.l.closed.Load() && c.ctx.Err() == nil {
+		return ErrClosed
+	}
+	if errors.Is(err, segment.ErrRemoved) {
+		return fmt.Errorf("%w: %w", ErrStale, err)
+	}
+	return err
 }
 
 // throttleBurst is the most bytes that pass the limiter at once.

@@ -244,7 +244,7 @@ func (c *compaction) swap(group []*part, s *segment.Segment) error {
 		return err
 	}
 	if !inList(l.list(), group) {
-		return fmt.Errorf("%w: segments went away while they were cleaned", errStale)
+		return fmt.Errorf("%w: segments went away while they were cleaned", ErrStale)
 	}
 	if err := s.Rename(swapSuffix); err != nil {
 		return err
@@ -265,8 +265,6 @@ func (c *compaction) swap(group []*part, s *segment.Segment) error {
 	}
 	return nil
 }
-
-var errStale = errors.New("commitlog: compaction came too late")
 
 // inList says whether the group stands in the list as it was chosen.
 func inList(parts, group []*part) bool {

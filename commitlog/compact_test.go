@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -262,6 +263,42 @@ func TestCompactStopsAndSpares(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, stats.Cleaned, "not dirty enough")
 }
+
+// TestCompactComesTooLate closes and trims logs in the midst of a compaction. A
+// soak that deleted topics under load had "file was removed" logged as a failed
+// pass, where a cleaner has nothing to complain of.
+func TestCompactComesTooLate(t *testing.T) {
+	for _, c := range []struct {
+		befalls func(l *Log) error
+		want    error
+	}{
+		{func(l *Log) error { return l.Close(true) }, ErrClosed},
+		{func(l *Log) error { _, err := l.TrimTo(l.End()); return err }, ErrStale},
+	} {
+		e := memEnv(t)
+		l := e.open()
+		fill(t, l, 100)
+		store(t, l)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		// The throttle asks for the context first once the segments are chosen.
+		_, err := l.Compact(&befallen{Context: ctx, do: sync.OnceFunc(func() { require.NoError(t, c.befalls(l)) })},
+			CompactOptions{Now: time.Now(), UpTo: l.End(), Force: true})
+		require.ErrorIs(t, err, c.want)
+		require.NoError(t, l.Failed())
+		if c.want != ErrClosed {
+			require.NoError(t, l.Close(true))
+		}
+	}
+}
+
+// befallen is a context that does something when it is asked for its error.
+type befallen struct {
+	context.Context
+	do func()
+}
+
+func (b *befallen) Err() error { b.do(); return b.Context.Err() }
 
 // TestCompactCrash opens what a power loss at each file operation of a
 // compaction leaves: the latest value of each key is there, and nothing that

@@ -226,5 +226,5 @@ func TestReadersBesideWriter(t *testing.T) {
 
 // benign says whether a compaction only lost a race against a trim.
 func benign(err error) bool {
-	return errors.Is(err, errStale) || errors.Is(err, segment.ErrRemoved)
+	return errors.Is(err, ErrStale)
 }
