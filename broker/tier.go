@@ -396,13 +396,23 @@ func (l tierLogs) replica(p *partition.Partition) reclaim.Replica {
 	return rep
 }
 
+// deliverTimeout bounds the wait for metadata that is committed already.
+const deliverTimeout = 5 * time.Second
+
 // Trim implements reclaim.Logs.
 func (l tierLogs) Trim(tp record.TopicPartition, upTo record.Offset) (int64, error) {
 	p := l.b.parts.Get(tp)
 	if p == nil {
 		return 0, nil // gone meanwhile, with its log
 	}
-	return p.Log().TrimTo(upTo)
+	// What was decided by must have come to the partition: it trims no further
+	// than it knows.
+	ctx, cancel := context.WithTimeout(context.Background(), deliverTimeout)
+	defer cancel()
+	if err := l.b.meta.Delivered(ctx, l.b.meta.Image().Index()); err != nil {
+		return 0, fmt.Errorf("wait for the metadata: %w", err)
+	}
+	return p.Trim(upTo)
 }
 
 // Roll implements reclaim.Logs.

@@ -137,6 +137,17 @@ func (p *Partition) stateLocked() State {
 	return s
 }
 
+// Trim drops the local segments that end at or below upTo, as far as the
+// partition knows that they are below its log start or in the bucket: who
+// decided may have read newer metadata than the partition was told of, and
+// readers go by the partition's.
+func (p *Partition) Trim(upTo record.Offset) (freed int64, err error) {
+	p.mu.Lock()
+	upTo = min(upTo, max(p.logStart, p.remoteEnd))
+	p.mu.Unlock()
+	return p.log.TrimTo(upTo)
+}
+
 // CheckLeader answers nil where this broker leads the partition and the epoch
 // that the client named, if any (−1 is none), is the one in force (KIP-320).
 func (p *Partition) CheckLeader(current record.Epoch) error {

@@ -316,3 +316,38 @@ func TestLogStartHidesWhatIsBelow(t *testing.T) {
 	require.ErrorIs(t, err, kerr.OffsetOutOfRange)
 	require.EqualValues(t, 3, b.part().State().LocalStart)
 }
+
+// TestTrimGoesNoFurtherThanIsKnown: retention decides by the metadata, which may
+// be ahead of what the partition was told. A log trimmed by it began above the
+// remote end that readers were shown, with a hole between the two.
+func TestTrimGoesNoFurtherThanIsKnown(t *testing.T) {
+	b := newBench(t, map[string]string{"segment.bytes": "1048576"})
+	p := b.part()
+	for range 3 {
+		b.append(batch(5, plain()), true)
+		rolled, err := p.Log().Roll()
+		require.True(t, rolled)
+		require.NoError(t, err)
+	}
+	_, err := p.Trim(10)
+	require.NoError(t, err)
+	require.EqualValues(t, 0, p.Log().Start())
+	b.edit(func(e *metadata.Editor) {
+		next := led(1, 0)
+		next.RemoteEnd = 5
+		e.PutPartition(b.tp, next)
+	})
+	_, err = p.Trim(10)
+	require.NoError(t, err)
+	st := p.State()
+	require.EqualValues(t, 5, st.LocalStart)
+	require.LessOrEqual(t, st.LocalStart, st.RemoteEnd)
+	b.edit(func(e *metadata.Editor) {
+		next := led(1, 0)
+		next.RemoteEnd, next.LogStart = 5, 10
+		e.PutPartition(b.tp, next)
+	})
+	_, err = p.Trim(10)
+	require.NoError(t, err)
+	require.EqualValues(t, 10, p.Log().Start())
+}
