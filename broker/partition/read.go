@@ -82,12 +82,13 @@ func (p *Partition) Read(r Read) (ReadResult, error) {
 	}
 	slice, err := p.log.Read(r.From, res.UpTo, r.MaxBytes, r.AtLeastOne)
 	if errors.Is(err, commitlog.ErrOutOfRange) {
-		// Trimmed between the look and the read: the bucket has it by now, or it is
-		// below the log start. The next look tells which.
-		res.Remote = r.From < s.RemoteEnd
-		if !res.Remote {
+		// Trimmed between the look and the read: it is below the log start, or the
+		// bucket has it, of which the partition may hear later than its log.
+		res.State = p.State()
+		if r.From < res.State.LogStart || r.From > res.State.LogEnd {
 			return res, kerr.OffsetOutOfRange
 		}
+		res.Remote = true
 		return res, nil
 	}
 	if err != nil {
