@@ -153,14 +153,17 @@ func (s *soak) churn(n int) {
 		}
 		s.count("topics made")
 		s.live(t, random.Uint64())
-		del, err := adm.DeleteTopics(s.ctx, name)
-		if err == nil {
-			err = del.Error()
+		for s.pause(0) { // until it is known to be gone
+			del, err := adm.DeleteTopics(s.ctx, name)
+			if err == nil {
+				err = del.Error()
+			}
+			if err == nil || errors.Is(err, kerr.UnknownTopicOrPartition) {
+				break
+			}
+			s.unexpected("DeleteTopics", err)
+			s.pause(50 * time.Millisecond)
 		}
-		if errors.Is(err, kerr.UnknownTopicOrPartition) {
-			err = nil
-		}
-		s.unexpected("DeleteTopics", err)
 	}
 }
 

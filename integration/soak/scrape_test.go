@@ -178,7 +178,22 @@ func (s *soak) settled(before usage) {
 		return ""
 	})
 	s.t.Logf("after the load: %v", last)
+	s.profile("heap-after-load", "/debug/pprof/heap?gc=1")
 	s.t.Logf("of this test: %d goroutines", runtime.NumGoroutine())
+}
+
+// profile keeps a profile of the broker where -soak.profiles says.
+func (s *soak) profile(name, path string) {
+	if *profiles == "" {
+		return
+	}
+	body, err := s.get(s.t.Context(), path)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(*profiles, name), body, 0o600)
+	}
+	if err != nil {
+		s.t.Error(err)
+	}
 }
 
 // holders lists the goroutines and the deleted files, for a message.

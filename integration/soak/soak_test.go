@@ -25,6 +25,7 @@ import (
 var (
 	length   = flag.Duration("soak", 25*time.Second, "how long the load lasts")
 	seedFlag = flag.Uint64("soak.seed", 1, "of all choices; 0 takes one from the clock")
+	profiles = flag.String("soak.profiles", "", "a directory for a heap profile of the broker after the load")
 	rateFlag = flag.Int("soak.rate", 3<<20, "bytes per second that the producers write together")
 )
 
