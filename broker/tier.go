@@ -412,7 +412,11 @@ func (l tierLogs) Trim(tp record.TopicPartition, upTo record.Offset) (int64, err
 	if err := l.b.meta.Delivered(ctx, l.b.meta.Image().Index()); err != nil {
 		return 0, fmt.Errorf("wait for the metadata: %w", err)
 	}
-	return p.Trim(upTo)
+	freed, err := p.Trim(upTo)
+	if errors.Is(err, commitlog.ErrClosed) {
+		err = nil // gone meanwhile, as above
+	}
+	return freed, err
 }
 
 // Roll implements reclaim.Logs.
