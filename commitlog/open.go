@@ -42,7 +42,9 @@ func Open(o Options) (*Log, error) {
 //     beginning where the one before it ends; or it is damaged, which reads the
 //     same way, with the sealed segments' own descriptions for their ends;
 //   - segments missing at the front of the checkpoint's list: a trim was under
-//     way; in the middle or at the end of it: ErrCorrupt;
+//     way; the whole list, but later ones are there: a trim on a disk without
+//     room for the next checkpoint; in the middle or at the end of it:
+//     ErrCorrupt;
 //   - segments before the list: a trim or truncation was under way, removed;
 //   - segments after the list: written since. Each must begin where the one
 //     before ends, else it and all after it were cut off before, or never
@@ -102,9 +104,7 @@ func (r *recovery) run() error {
 	l.setPartsLocked(r.parts)
 	l.mu.Unlock()
 	l.end.Store(int64(r.next))
-	if flushed == record.NoOffset {
-		flushed = l.Start()
-	}
+	flushed = max(flushed, l.Start())
 	l.flushed.Store(int64(flushed))
 	r.changed = r.changed || r.next > flushed
 	l.dirChanged = l.dirChanged || r.changed
@@ -184,10 +184,16 @@ func (r *recovery) fromCheckpoint() error {
 		listed = listed[1:] // being trimmed
 	}
 	if len(listed) == 0 {
-		if n := len(cp.segments); n > 0 && cp.segments[n-1].Bytes > 0 {
-			return fmt.Errorf("%w: all segments up to %d are missing", ErrCorrupt, cp.end())
-		}
 		r.next = cp.end()
+		if n := len(cp.segments); n > 0 && cp.segments[n-1].Bytes > 0 {
+			if len(r.logs) == 0 || r.logs[0] < cp.end() {
+				return fmt.Errorf("%w: all segments up to %d are missing", ErrCorrupt, cp.end())
+			}
+			r.next = r.logs[0]
+			if err := r.oldestSnapshot(); err != nil {
+				return err
+			}
+		}
 		r.changed = r.changed || len(cp.segments) > 0
 		return r.tail(record.NoOffset)
 	}
@@ -401,7 +407,8 @@ func (r *recovery) fromScratch() error {
 }
 
 // oldestSnapshot loads the producer state at the log's first offset, if it is
-// there and good. Without one producers are known by what the log holds.
+// there and good. Without one producers are known by what the log holds, and by
+// the checkpoint if there is one.
 func (r *recovery) oldestSnapshot() error {
 	state, err := r.l.readSnapshot(r.next)
 	switch {
