@@ -149,12 +149,19 @@ func find(parts []*part, offset record.Offset) int {
 // compressed batches too: its offset, timestamp and leader epoch. It answers
 // false when there is none.
 func (l *Log) LookupTime(ts int64) (record.Offset, int64, record.Epoch, bool, error) {
+	return l.LookupTimeFrom(ts, 0)
+}
+
+// LookupTimeFrom is LookupTime among the records at or above an offset: a log
+// start that was raised may lie within a segment, or within a batch.
+func (l *Log) LookupTimeFrom(ts int64, from record.Offset) (record.Offset, int64, record.Epoch, bool, error) {
 	return l.retryLookup(func() (record.Offset, int64, record.Epoch, bool, error) {
-		for _, p := range l.list() {
-			if m := p.Meta(); m.Bytes == 0 || m.MaxTimestamp < ts {
+		parts := l.list()
+		for i, p := range parts {
+			if m := p.Meta(); m.Bytes == 0 || m.MaxTimestamp < ts || (i+1 < len(parts) && parts[i+1].Base() <= from) {
 				continue
 			}
-			o, t, e, ok, err := l.lookupIn(p, ts, p.Base())
+			o, t, e, ok, err := l.lookupIn(p, ts, max(p.Base(), from))
 			if ok || err != nil {
 				return o, t, e, ok, err
 			}
@@ -216,6 +223,19 @@ func (l *Log) retryLookup(fn func() (record.Offset, int64, record.Epoch, bool, e
 	}
 }
 
+// firstFrom finds the first record of a batch that is at or above an offset and at
+// or after a time.
+func firstFrom(b *record.Batch, ts int64, least record.Offset) (at record.Offset, when int64, found bool, err error) {
+	err = b.Records(func(r *record.Record) error {
+		if r.Offset >= least && r.Timestamp >= ts {
+			at, when, found = r.Offset, r.Timestamp, true
+			return record.ErrStop
+		}
+		return nil
+	})
+	return at, when, found, err
+}
+
 // lookupIn searches one segment, batch by batch from where its index points:
 // a max timestamp in a header may exceed those of the records that compaction
 // left in the batch.
@@ -228,6 +248,7 @@ func (l *Log) lookupIn(p *part, ts int64, from record.Offset) (record.Offset, in
 	}
 	defer p.File().Release()
 	var buf []byte
+	least := from
 	for {
 		at, ok, err := p.FindTime(ts, from)
 		if err != nil || !ok {
@@ -238,6 +259,9 @@ func (l *Log) lookupIn(p *part, ts int64, from record.Offset) (record.Offset, in
 			return none(err)
 		}
 		o, t, found, err := b.FirstAtOrAfter(ts)
+		if err == nil && found && o < least {
+			o, t, found, err = firstFrom(&b, ts, least)
+		}
 		if err != nil {
 			return none(fmt.Errorf("commitlog: batch at %d: %w", b.BaseOffset, err))
 		}

@@ -49,11 +49,12 @@ func (s *Server) describeConfigs(r *wire.Request, req *kmsg.DescribeConfigsReque
 		out := kmsg.NewDescribeConfigsResponseResource()
 		out.ResourceType, out.ResourceName = rr.ResourceType, rr.ResourceName
 		entries, err := s.configEntries(img, rr.ResourceType, rr.ResourceName)
+		out.ErrorMessage = ptr("")
 		if err != nil {
 			out.ErrorCode, out.ErrorMessage = codeOf(err), messageOf(err)
 		}
 		for j := range entries {
-			if rr.ConfigNames == nil || slices.Contains(rr.ConfigNames, entries[j].Key.Name) {
+			if len(rr.ConfigNames) == 0 || slices.Contains(rr.ConfigNames, entries[j].Key.Name) {
 				out.Configs = append(out.Configs, describeEntry(&entries[j], req))
 			}
 		}
@@ -145,6 +146,9 @@ func (s *Server) alterConfigs(r *wire.Request, req *kmsg.AlterConfigsRequest) {
 		rr := &req.Resources[i]
 		all[i] = configChange{kind: rr.ResourceType, name: rr.ResourceName, replace: make(map[string]*string, len(rr.Configs))}
 		for _, c := range rr.Configs {
+			if _, twice := all[i].replace[c.Name]; twice {
+				all[i].err = fmt.Errorf("%w: Error due to duplicate config keys", kerr.InvalidRequest)
+			}
 			all[i].replace[c.Name] = c.Value
 		}
 	}
@@ -173,6 +177,9 @@ func (s *Server) incrementalAlterConfigs(r *wire.Request, req *kmsg.IncrementalA
 				all[i].err = fmt.Errorf("%w: Error due to duplicate config keys: %s", kerr.InvalidRequest, c.Name)
 			}
 			named[c.Name] = true
+			if c.Value == nil && c.Op != kmsg.IncrementalAlterConfigOpDelete {
+				all[i].err = fmt.Errorf("%w: Null value not supported for : %s", kerr.InvalidRequest, c.Name)
+			}
 			all[i].changes = append(all[i].changes, configdef.Change{Name: c.Name, Op: configdef.Op(c.Op), Value: c.Value})
 		}
 	}
@@ -206,7 +213,9 @@ func (s *Server) alter(ctx context.Context, all []configChange, validateOnly boo
 		}
 		change, err := s.resolveChange(img, &all[i])
 		if err != nil {
-			all[i].err = configError(err)
+			if all[i].err = configError(err); all[i].kind == kmsg.ConfigResourceTypeBroker && errors.Is(err, configdef.ErrInvalid) {
+				all[i].err = &withCode{kerr.InvalidRequest, err} // as Kafka has it for brokers
+			}
 			continue
 		}
 		if change.Resource.Kind != 0 {
@@ -300,6 +309,9 @@ func (s *Server) alterable(img *metadata.Image, c *configChange) (configdef.Reso
 	res := metadata.ConfigResource{Name: c.name}
 	switch c.kind {
 	case kmsg.ConfigResourceTypeTopic:
+		if c.name == "" {
+			return 0, res, nil, fmt.Errorf("%w: Default topic resources are not allowed.", kerr.InvalidRequest) //nolint:staticcheck // Kafka's wording
+		}
 		if err := validTopicName(c.name); err != nil {
 			return 0, res, nil, err
 		}
@@ -336,7 +348,7 @@ func (c *configChange) overrides(kind configdef.Resource, current, flat map[stri
 	set := make(map[string]string, len(c.replace))
 	for name, v := range c.replace {
 		if v == nil {
-			return nil, fmt.Errorf("%w: Null value not supported for: %s", kerr.InvalidConfig, name)
+			return nil, fmt.Errorf("%w: Null value not supported for : %s", kerr.InvalidRequest, name)
 		}
 		set[name] = *v
 	}

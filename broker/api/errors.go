@@ -17,13 +17,12 @@ var kafkaErrors = []struct {
 	is   error
 	kafk *kerr.Error
 }{
-	// What is cut off was sent so, and no retry mends it: Kafka finds no batch in it.
-	{record.ErrTruncated, kerr.InvalidRecord},
 	{record.ErrTooLarge, kerr.MessageTooLarge},
 	{record.ErrInvalidTimestamp, kerr.InvalidTimestamp},
 	{record.ErrUnsupportedCodec, kerr.UnsupportedCompressionType},
 	{record.ErrInvalidRecord, kerr.InvalidRecord},
 	{record.ErrCorrupt, kerr.CorruptMessage},
+	{record.ErrTruncated, kerr.CorruptMessage},
 	{command.ErrNotLeader, kerr.NotController},
 	{context.DeadlineExceeded, kerr.RequestTimedOut},
 	{context.Canceled, kerr.RequestTimedOut},

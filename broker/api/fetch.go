@@ -35,7 +35,7 @@ func (s *Server) fetch(r *wire.Request, req *kmsg.FetchRequest) {
 	}
 	img := s.Meta.Image()
 	for i := range plan.Parts {
-		f.Wants[i] = want(img, &plan.Parts[i], req.IsolationLevel == 1)
+		f.Wants[i] = want(img, &plan.Parts[i], r.Version >= 13, req.IsolationLevel == 1)
 		if follower >= 0 && f.Wants[i].Err == nil {
 			// Replication between brokers is not served yet: nobody is a follower.
 			f.Wants[i].Err = kerr.NotLeaderForPartition
@@ -75,12 +75,12 @@ func sessionParts(req *kmsg.FetchRequest) (parts []fetch.SessionPartition, forgo
 }
 
 // want looks a session's partition up in the image of now.
-func want(img *metadata.Image, p *fetch.SessionPartition, committed bool) fetch.Want {
+func want(img *metadata.Image, p *fetch.SessionPartition, byID, committed bool) fetch.Want {
 	w := fetch.Want{Read: partition.Read{From: p.From, Current: p.Current, LastFetched: p.LastFetched,
 		MaxBytes: int(p.MaxBytes), Committed: committed}}
 	topic := topicRef(img, p.Key.Name, p.Key.ID)
 	switch {
-	case topic == nil && !p.Key.ID.IsZero():
+	case topic == nil && byID:
 		w.Err = kerr.UnknownTopicID
 	case topic == nil, p.Key.Partition < 0, p.Key.Partition >= topic.Partitions:
 		w.Err = kerr.UnknownTopicOrPartition
@@ -101,6 +101,9 @@ func (s *Server) replyFetch(r *wire.Request, plan *fetch.Plan, got []fetch.Got) 
 			g := &got[i]
 			if !plan.Told(i, g, false) {
 				continue
+			}
+			if leadershipError(g.Err) {
+				g.State.Leader, g.State.LeaderEpoch = s.currentLeader(g.TP, s.Partitions.Get(g.TP))
 			}
 			e.partition(plan.Parts[i].Key, g)
 			if n := g.Bytes(); n > 0 {

@@ -139,8 +139,8 @@ func (e *fetchEncoder) header(partition int32, g *fetch.Got) {
 
 func (e *fetchEncoder) aborted(g *fetch.Got) {
 	n := len(g.Aborted)
-	if n == 0 {
-		// Null unless read_committed has found some.
+	if g.Aborted == nil {
+		// Null unless the reader is read_committed.
 		if e.flex {
 			e.buf = kbin.AppendCompactNullableArrayLen(e.buf, 0, true)
 		} else {

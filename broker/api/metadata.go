@@ -47,10 +47,7 @@ func (s *Server) metadata(r *wire.Request, req *kmsg.MetadataRequest) {
 	create := s.autoCreates(img) && (r.Version < 4 || req.AllowAutoTopicCreation)
 	asked := make(map[topicKey]struct{}, len(req.Topics))
 	for i := range req.Topics {
-		key := topicKey{id: req.Topics[i].TopicID}
-		if name := req.Topics[i].Topic; name != nil {
-			key.name = *name
-		}
+		key := keyOf(req.Topics[i].Topic, req.Topics[i].TopicID)
 		if _, twice := asked[key]; twice {
 			continue // answered once, as Kafka does
 		}
@@ -61,10 +58,19 @@ func (s *Server) metadata(r *wire.Request, req *kmsg.MetadataRequest) {
 	r.Reply(resp)
 }
 
-// topicKey is how a request names a topic.
+// topicKey is how a request names a topic: by name, by id, or wrongly by both or
+// neither.
 type topicKey struct {
-	name string
-	id   record.TopicID
+	name  string
+	named bool
+	id    record.TopicID
+}
+
+func keyOf(name *string, id record.TopicID) topicKey {
+	if name == nil {
+		return topicKey{id: id}
+	}
+	return topicKey{name: *name, named: true, id: id}
 }
 
 // asksByID reports whether a topic is asked for other than by its name.

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -61,7 +62,7 @@ func (s *Server) produce(r *wire.Request, req *kmsg.ProduceRequest) {
 	c.slots = make([]produceSlot, n)
 	c.topics = make([]produceTopic, len(req.Topics))
 	c.unwritten, c.pending = n, n
-	badRequest := s.checkProduce(req)
+	badRequest := checkProduce(req)
 	free := c.slots
 	for i := range req.Topics {
 		rt := &req.Topics[i]
@@ -90,9 +91,6 @@ func (s *Server) produce(r *wire.Request, req *kmsg.ProduceRequest) {
 	}
 	for i := range c.slots {
 		slot := &c.slots[i]
-		if slot.append.Err == nil && isTransactional(slot.append.Raw) {
-			slot.append.Err = fmt.Errorf("%w: this broker does not serve transactions yet", kerr.InvalidTxnState)
-		}
 		if slot.append.Err != nil {
 			c.AppendWritten(&slot.append)
 			c.AppendDone(&slot.append)
@@ -103,19 +101,27 @@ func (s *Server) produce(r *wire.Request, req *kmsg.ProduceRequest) {
 	c.armTimeout(req.TimeoutMillis)
 }
 
+// checkProduce checks what holds for the whole request. Transactions are not
+// served yet, and refused as InitProducerId does.
+func checkProduce(req *kmsg.ProduceRequest) error {
+	if req.Acks < -1 || req.Acks > 1 {
+		return kerr.InvalidRequiredAcks
+	}
+	for i := range req.Topics {
+		for j := range req.Topics[i].Partitions {
+			if isTransactional(req.Topics[i].Partitions[j].Records) {
+				return kerr.TransactionalIDAuthorizationFailed
+			}
+		}
+	}
+	return nil
+}
+
 // isTransactional looks at the attributes of a batch that is long enough to have
 // some; Validate judges the rest.
 func isTransactional(raw []byte) bool {
 	h, err := record.ReadHeader(raw)
 	return err == nil && h.IsTransactional()
-}
-
-// checkProduce checks what holds for the whole request.
-func (s *Server) checkProduce(req *kmsg.ProduceRequest) error {
-	if req.Acks < -1 || req.Acks > 1 {
-		return kerr.InvalidRequiredAcks
-	}
-	return nil
 }
 
 // produceTopicOf finds the topic and notes under which name the answer goes. The
@@ -207,7 +213,8 @@ func (c *produceCall) armTimeout(ms int32) {
 func (c *produceCall) reply() {
 	if c.acks == 0 {
 		for i := range c.slots {
-			if err := c.slots[i].append.Err; err != nil {
+			if slot := &c.slots[i]; c.isDone(slot) && slot.append.Err != nil {
+				err := slot.append.Err
 				c.r.CloseConn(fmt.Errorf("produce with acks=0 failed: %w", err))
 				return
 			}
@@ -216,40 +223,48 @@ func (c *produceCall) reply() {
 		return
 	}
 	resp := kmsg.NewPtrProduceResponse()
-	resp.Topics = make([]kmsg.ProduceResponseTopic, len(c.topics))
+	resp.Topics = make([]kmsg.ProduceResponseTopic, 0, len(c.topics))
 	parts := make([]kmsg.ProduceResponseTopicPartition, len(c.slots))
 	for i := range c.topics {
-		ct, rt := &c.topics[i], &resp.Topics[i]
-		*rt = kmsg.NewProduceResponseTopic()
+		ct, rt := &c.topics[i], kmsg.NewProduceResponseTopic()
+		if len(ct.slots) == 0 {
+			continue
+		}
 		rt.Topic, rt.TopicID = ct.name, ct.id
 		rt.Partitions, parts = parts[:len(ct.slots):len(ct.slots)], parts[len(ct.slots):]
 		for j := range ct.slots {
-			c.fill(resp, &rt.Partitions[j], &ct.slots[j])
+			c.fill(resp, &rt.Partitions[j], ct, &ct.slots[j])
 		}
+		resp.Topics = append(resp.Topics, rt)
 	}
 	c.r.Reply(resp)
 }
 
-func (c *produceCall) fill(resp *kmsg.ProduceResponse, rp *kmsg.ProduceResponseTopicPartition, slot *produceSlot) {
+// isDone reports whether a slot's answer stands; before, it is the partition's to
+// write.
+func (c *produceCall) isDone(slot *produceSlot) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slot.done
+}
+
+func (c *produceCall) fill(resp *kmsg.ProduceResponse, rp *kmsg.ProduceResponseTopicPartition, ct *produceTopic, slot *produceSlot) {
 	*rp = kmsg.NewProduceResponseTopicPartition()
 	rp.Partition, rp.BaseOffset, rp.LogAppendTime = slot.partition, -1, -1
-	c.mu.Lock()
-	done := slot.done
-	c.mu.Unlock()
-	if !done {
+	if !c.isDone(slot) {
 		rp.ErrorCode = kerr.RequestTimedOut.Code
 		return
 	}
 	a := &slot.append
 	if a.Err != nil {
-		c.fillError(resp, rp, slot)
+		c.fillError(resp, rp, ct, slot)
 		return
 	}
 	rp.BaseOffset, rp.LogAppendTime = int64(a.Base), a.AppendTime
 	rp.LogStartOffset = int64(slot.part.LogStart())
 }
 
-func (c *produceCall) fillError(resp *kmsg.ProduceResponse, rp *kmsg.ProduceResponseTopicPartition, slot *produceSlot) {
+func (c *produceCall) fillError(resp *kmsg.ProduceResponse, rp *kmsg.ProduceResponseTopicPartition, ct *produceTopic, slot *produceSlot) {
 	err := slot.append.Err
 	rp.ErrorCode, rp.ErrorMessage = codeOf(err), messageOf(err)
 	if rp.ErrorCode == kerr.UnknownServerError.Code {
@@ -263,15 +278,29 @@ func (c *produceCall) fillError(resp *kmsg.ProduceResponse, rp *kmsg.ProduceResp
 			rp.ErrorRecords = append(rp.ErrorRecords, k)
 		}
 	}
-	if leadershipError(err) && slot.part != nil && c.r.Version >= 10 {
-		st := slot.part.State()
-		rp.CurrentLeader.LeaderID, rp.CurrentLeader.LeaderEpoch = st.Leader, int32(st.LeaderEpoch)
-		if host, port, rack, ok := c.s.brokerAddr(c.r, st.Leader); ok {
+	if leadershipError(err) && c.r.Version >= 10 {
+		leader, epoch := c.s.currentLeader(record.TopicPartition{Topic: ct.id, Partition: slot.partition}, slot.part)
+		rp.CurrentLeader.LeaderID, rp.CurrentLeader.LeaderEpoch = leader, int32(epoch)
+		told := slices.ContainsFunc(resp.Brokers, func(b kmsg.ProduceResponseBroker) bool { return b.NodeID == leader })
+		if host, port, rack, ok := c.s.brokerAddr(c.r, leader); ok && !told {
 			b := kmsg.NewProduceResponseBroker()
-			b.NodeID, b.Host, b.Port, b.Rack = st.Leader, host, port, rack
+			b.NodeID, b.Host, b.Port, b.Rack = leader, host, port, rack
 			resp.Brokers = append(resp.Brokers, b)
 		}
 	}
+}
+
+// currentLeader is who leads a partition, by the replica here if there is one
+// and by the metadata otherwise; −1 is nobody.
+func (s *Server) currentLeader(tp record.TopicPartition, here *partition.Partition) (int32, record.Epoch) {
+	if here != nil {
+		st := here.State()
+		return st.Leader, st.LeaderEpoch
+	}
+	if p := s.Meta.Image().Partition(tp); p != nil {
+		return p.Leader, p.LeaderEpoch
+	}
+	return -1, -1
 }
 
 // leadershipError reports whether the answer should carry the current leader

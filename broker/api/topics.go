@@ -112,10 +112,13 @@ func (s *Server) makeTopics(ctx context.Context, specs []topicSpec, validateOnly
 		if spec.err != nil {
 			continue
 		}
-		if spec.err = s.completeSpec(img, spec); spec.err != nil || validateOnly {
+		if spec.err = s.completeSpec(img, spec); spec.err != nil {
 			continue
 		}
-		spec.id = record.NewTopicID()
+		spec.id = record.NewTopicID() // Kafka shows one for a mere validation too
+		if validateOnly {
+			continue
+		}
 		cmd.Topics = append(cmd.Topics, command.NewTopic{ID: spec.id, Name: spec.name, Assignments: spec.assignment,
 			Configs: spec.configs, Internal: spec.internal})
 		made = append(made, spec)
@@ -256,7 +259,7 @@ func liveBrokers(img *metadata.Image) int {
 // partitions and configs.
 func (s *Server) createdTopic(img *metadata.Image, spec *topicSpec) kmsg.CreateTopicsResponseTopic {
 	k := kmsg.NewCreateTopicsResponseTopic()
-	k.Topic = spec.name
+	k.Topic, k.Configs = spec.name, []kmsg.CreateTopicsResponseTopicConfig{}
 	if spec.err != nil {
 		k.ErrorCode, k.ErrorMessage = codeOf(spec.err), messageOf(spec.err)
 		if k.ErrorCode == kerr.UnknownServerError.Code {
@@ -265,7 +268,6 @@ func (s *Server) createdTopic(img *metadata.Image, spec *topicSpec) kmsg.CreateT
 		return k
 	}
 	k.TopicID, k.NumPartitions, k.ReplicationFactor = spec.id, spec.partitions, spec.replication
-	k.Configs = []kmsg.CreateTopicsResponseTopicConfig{}
 	entries := configdef.DescribeTopic(spec.configs, s.layers(img))
 	for i := range entries {
 		c := kmsg.NewCreateTopicsResponseTopicConfig()
@@ -281,13 +283,7 @@ func (s *Server) deleteTopics(r *wire.Request, req *kmsg.DeleteTopicsRequest) {
 	s.slow(millis(req.TimeoutMillis), func(ctx context.Context) {
 		img := s.Meta.Image()
 		resp := kmsg.NewPtrDeleteTopicsResponse()
-		for _, name := range req.TopicNames {
-			resp.Topics = append(resp.Topics, deletion(img, &name, record.TopicID{}))
-		}
-		for _, t := range req.Topics {
-			resp.Topics = append(resp.Topics, deletion(img, t.Topic, t.TopicID))
-		}
-		refuseTwice(resp.Topics)
+		resp.Topics = deletions(img, req)
 		cmd := &command.DeleteTopics{Request: command.Request{RequestID: uuid.New()}, Time: time.Now().UnixMilli()}
 		var slots []int
 		for i := range resp.Topics {
@@ -313,42 +309,74 @@ func (s *Server) deleteTopics(r *wire.Request, req *kmsg.DeleteTopicsRequest) {
 	})
 }
 
-// deletion is the answer for one topic, without an error if it can be deleted.
-func deletion(img *metadata.Image, name *string, id record.TopicID) kmsg.DeleteTopicsResponseTopic {
+// deletions are the answers for the topics of a request, without an error for
+// those that can be deleted. What is named twice is refused, and answered once.
+func deletions(img *metadata.Image, req *kmsg.DeleteTopicsRequest) []kmsg.DeleteTopicsResponseTopic {
+	keys := make([]topicKey, 0, len(req.TopicNames)+len(req.Topics))
+	for _, name := range req.TopicNames {
+		keys = append(keys, topicKey{name: name, named: true})
+	}
+	for _, t := range req.Topics {
+		keys = append(keys, keyOf(t.Topic, t.TopicID))
+	}
+	times := make(map[topicKey]int, len(keys))
+	for _, key := range keys {
+		times[key]++
+	}
+	out := make([]kmsg.DeleteTopicsResponseTopic, 0, len(keys))
+	at := make(map[record.TopicID]int) // in out, of those without an error
+	for _, key := range keys {
+		n := times[key]
+		if n == 0 {
+			continue // answered
+		}
+		times[key] = 0
+		k := deletion(img, key, n > 1)
+		if k.ErrorCode == 0 {
+			if first, twice := at[k.TopicID]; twice {
+				out[first].ErrorCode = kerr.InvalidRequest.Code
+				out[first].ErrorMessage = ptr("The provided topic name maps to an ID that was already supplied.")
+				continue
+			}
+			at[k.TopicID] = len(out)
+		}
+		out = append(out, k)
+	}
+	return out
+}
+
+// deletion is the answer for one topic.
+func deletion(img *metadata.Image, key topicKey, twice bool) kmsg.DeleteTopicsResponseTopic {
 	k := kmsg.NewDeleteTopicsResponseTopic()
-	k.Topic, k.TopicID = name, id
+	k.TopicID = key.id
+	if key.named {
+		k.Topic = &key.name
+	}
+	refuse := func(err *kerr.Error, why string) kmsg.DeleteTopicsResponseTopic {
+		k.ErrorCode, k.ErrorMessage = err.Code, &why
+		return k
+	}
 	var t *metadata.Topic
 	missing := kerr.UnknownTopicOrPartition
-	if name != nil {
-		t = img.TopicByName(*name)
-		if !id.IsZero() {
-			k.ErrorCode, k.ErrorMessage = kerr.InvalidRequest.Code, ptr("Topic name and topic id can not both be specified.")
-			return k
-		}
-	} else {
-		t, missing = img.Topic(id), kerr.UnknownTopicID
+	switch {
+	case !key.named && key.id.IsZero():
+		return refuse(kerr.InvalidRequest, "Neither topic name nor id were specified.")
+	case key.named && !key.id.IsZero():
+		return refuse(kerr.InvalidRequest, "You may not specify both topic name and topic id.")
+	case twice && key.named:
+		return refuse(kerr.InvalidRequest, "Duplicate topic name.")
+	case twice:
+		return refuse(kerr.InvalidRequest, "Duplicate topic id.")
+	case key.named:
+		t = img.TopicByName(key.name)
+	default:
+		t, missing = img.Topic(key.id), kerr.UnknownTopicID
 	}
 	if t == nil {
-		k.ErrorCode, k.ErrorMessage = missing.Code, messageOf(missing)
-		return k
+		return refuse(missing, missing.Description)
 	}
 	k.Topic, k.TopicID = &t.Name, t.ID
 	return k
-}
-
-// refuseTwice refuses a topic that is named more than once.
-func refuseTwice(topics []kmsg.DeleteTopicsResponseTopic) {
-	seen := make(map[record.TopicID]int, len(topics))
-	for i := range topics {
-		if topics[i].ErrorCode == 0 {
-			seen[topics[i].TopicID]++
-		}
-	}
-	for i := range topics {
-		if topics[i].ErrorCode == 0 && seen[topics[i].TopicID] > 1 {
-			topics[i].ErrorCode, topics[i].ErrorMessage = kerr.InvalidRequest.Code, ptr("Duplicate topic.")
-		}
-	}
 }
 
 // createPartitions lets topics grow (KIP-195).
@@ -362,8 +390,13 @@ func (s *Server) createPartitions(r *wire.Request, req *kmsg.CreatePartitionsReq
 		for i := range req.Topics {
 			names[req.Topics[i].Topic]++
 		}
+		answered := make(map[string]bool, len(names))
 		for i := range req.Topics {
 			rt := &req.Topics[i]
+			if answered[rt.Topic] {
+				continue
+			}
+			answered[rt.Topic] = true
 			k := kmsg.NewCreatePartitionsResponseTopic()
 			k.Topic = rt.Topic
 			more, err := s.morePartitions(img, rt)
@@ -374,7 +407,7 @@ func (s *Server) createPartitions(r *wire.Request, req *kmsg.CreatePartitionsReq
 				k.ErrorCode, k.ErrorMessage = codeOf(err), messageOf(err)
 			} else if !req.ValidateOnly {
 				cmd.Topics = append(cmd.Topics, more)
-				slots = append(slots, i)
+				slots = append(slots, len(resp.Topics))
 			}
 			resp.Topics = append(resp.Topics, k)
 		}
@@ -447,10 +480,16 @@ func (s *Server) pageTopics(r *wire.Request, req *kmsg.DescribeTopicPartitionsRe
 			names[t.Name] = true
 		}
 	}
-	limit := s.brokerInt(img, "max.request.partition.size.limit")
-	if req.ResponsePartitionLimit > 0 {
-		limit = min(limit, int(req.ResponsePartitionLimit))
+	if c := req.Cursor; c != nil && (c.Partition < 0 || (!all && !names[c.Topic])) {
+		for _, name := range slices.Sorted(maps.Keys(names)) {
+			k := kmsg.NewDescribeTopicPartitionsResponseTopic()
+			k.Topic, k.AuthorizedOperations, k.ErrorCode = ptr(name), noAuthorizedOperations, kerr.InvalidRequest.Code
+			resp.Topics = append(resp.Topics, k)
+		}
+		return
 	}
+	limit := s.brokerInt(img, "max.request.partition.size.limit")
+	limit = max(min(limit, int(req.ResponsePartitionLimit)), 1)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		first := int32(0)
 		if c := req.Cursor; c != nil {
@@ -466,7 +505,7 @@ func (s *Server) pageTopics(r *wire.Request, req *kmsg.DescribeTopicPartitionsRe
 			return
 		}
 		k := kmsg.NewDescribeTopicPartitionsResponseTopic()
-		k.Topic, k.AuthorizedOperations = ptr(name), noAuthorizedOperations
+		k.Topic, k.AuthorizedOperations = ptr(name), topicOperations
 		t := img.TopicByName(name)
 		switch {
 		case validTopicName(name) != nil:

@@ -40,7 +40,7 @@ type Got struct {
 	Err       error
 	State     partition.State
 	Diverging *partition.Diverging
-	Aborted   []producer.Aborted
+	Aborted   []producer.Aborted // nil unless the reader is read_committed
 	Local     commitlog.Slice
 	Remote    *remote.Result
 }
@@ -189,11 +189,12 @@ func (s *Service) plan(r *Request) ([]Got, verdict) {
 			v.done = true
 			continue
 		}
+		g.Aborted = res.Aborted
 		if res.Remote {
 			v.cold = v.cold || (!r.NoData && (rd.MaxBytes > 0 || rd.AtLeastOne))
 			continue
 		}
-		g.Local, g.Aborted = res.Slice, res.Aborted
+		g.Local = res.Slice
 		total += g.Local.Bytes
 		left -= g.Local.Bytes
 	}
@@ -363,7 +364,8 @@ func (s *Service) readCold(ctx context.Context, r *Request, got []Got) {
 			s.readBehindGap(g, w, res.Next, limit, total == 0)
 			total += g.Local.Bytes
 		case err == nil:
-			g.Remote, g.Aborted = res, res.Aborted
+			g.Remote = res
+			g.Aborted = append(g.Aborted, res.Aborted...)
 			total += res.Bytes
 		case ctx.Err() != nil:
 			return

@@ -55,7 +55,7 @@ func (f *Finder) Lookup(ctx context.Context, p *partition.Partition, ts int64, u
 			return below(found, upTo), nil
 		}
 	}
-	off, at, epoch, ok, err := p.Log().LookupTime(ts)
+	off, at, epoch, ok, err := p.Log().LookupTimeFrom(ts, st.LogStart)
 	if err != nil {
 		return none, fmt.Errorf("%w: search by time: %w", kerr.KafkaStorageError, err)
 	}

@@ -110,7 +110,7 @@ func (t *Sessions) Begin(now time.Time, id, epoch int32, byID bool, parts []Sess
 			t.remove(id)
 		}
 		plan := &Plan{Parts: parts}
-		if epoch == 0 && len(parts) > 0 {
+		if epoch == 0 {
 			plan.session = t.open(now, byID, parts)
 		}
 		if plan.session != nil {

@@ -38,7 +38,7 @@ type Diverging struct {
 type ReadResult struct {
 	State     State
 	Slice     commitlog.Slice
-	Aborted   []producer.Aborted
+	Aborted   []producer.Aborted // of a reader with Committed: not nil, sorted by first offset
 	Diverging *Diverging
 	// Remote: the records asked for are in the bucket alone; read them there, up
 	// to UpTo.
@@ -59,10 +59,16 @@ func (p *Partition) Read(r Read) (ReadResult, error) {
 		return res, err
 	}
 	if r.Committed {
-		res.UpTo = s.LastStable
+		res.UpTo, res.Aborted = s.LastStable, []producer.Aborted{}
 	}
 	if r.LastFetched >= 0 {
 		epoch, end := p.log.EpochEnd(r.LastFetched)
+		if epoch < 0 && r.LastFetched > s.LeaderEpoch {
+			// The reader has seen an epoch that this log never had: nothing of its
+			// position can be trusted. An epoch older than what the log remembers is
+			// no reason: tiering forgets.
+			return res, fmt.Errorf("%w: last fetched epoch %d is not known here", kerr.OffsetOutOfRange, r.LastFetched)
+		}
 		if epoch >= 0 && (epoch < r.LastFetched || end < r.From) {
 			res.Diverging = &Diverging{Epoch: epoch, End: end}
 			return res, nil
@@ -96,7 +102,9 @@ func (p *Partition) Read(r Read) (ReadResult, error) {
 	}
 	res.Slice = slice
 	if r.Committed && slice.Bytes > 0 {
-		if res.Aborted, err = p.log.AbortedTxns(r.From, slice.Next); err != nil {
+		aborted, err := p.log.AbortedTxns(r.From, slice.Next)
+		res.Aborted = append(res.Aborted, aborted...)
+		if err != nil {
 			res.Slice.Release()
 			res.Slice = commitlog.Slice{}
 			return res, fmt.Errorf("%w: aborted transactions of %s-%d: %w", kerr.KafkaStorageError, p.topic, p.tp.Partition, err)

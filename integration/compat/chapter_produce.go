@@ -143,6 +143,7 @@ func produceErrors(s *script) {
 	twice := producing(t, -1, ok())
 	twice.Topics[0].Partitions = append(twice.Topics[0].Partitions, twice.Topics[0].Partitions[0])
 	s.ask("partition twice", 9, twice)
+	t.name, t.id = s.topic("refused-too", 1)
 	tx := producing(t, -1, ok())
 	tx.TransactionID = kmsg.StringPtr(s.name("tx"))
 	s.ask("transactional id, plain batch", 9, tx)

@@ -234,6 +234,18 @@ func (s *script) topic(base string, partitions int32, configs ...string) (string
 		}
 		return true
 	})
+	ends := make([]int64, partitions)
+	for i := range ends {
+		ends[i] = -1
+	}
+	s.until(4, listing(s.name(base), -1, ends...), func(r kmsg.Response) bool {
+		for _, p := range r.(*kmsg.ListOffsetsResponse).Topics[0].Partitions {
+			if p.ErrorCode != 0 {
+				return false
+			}
+		}
+		return true
+	})
 	return s.name(base), id
 }
 
