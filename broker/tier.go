@@ -359,12 +359,13 @@ func (s tierSource) OpenRange(ctx context.Context, c archive.Copy) (archive.Rang
 	return archive.Range{Source: run, Release: release}, nil
 }
 
-// epochsIn are the leader epochs of [start, end), the first beginning at or
-// below start.
+// epochsIn are the leader epochs of [start, end) that have records, the first
+// beginning at or below start. The log keeps the empty ones too (a start without
+// a record after it makes one), which begin where the next one does.
 func epochsIn(all []commitlog.EpochStart, start, end record.Offset) []object.EpochStart {
 	var out []object.EpochStart
 	for i, e := range all {
-		last := i+1 == len(all) || all[i+1].Start > start
+		last := i+1 == len(all) || all[i+1].Start > max(start, e.Start)
 		if e.Start < end && last {
 			out = append(out, object.EpochStart{Epoch: e.Epoch, Start: e.Start})
 		}
