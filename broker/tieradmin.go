@@ -169,6 +169,9 @@ func (b *Broker) partitionMap(r *http.Request, p *partition.Partition) (adminapi
 	// The offsets after the ranges: a log start that rises takes entries with it,
 	// and with the one from before, the map would begin with a hole. What was
 	// appended meanwhile is in the active segment, or behind it.
+	if err := b.meta.Delivered(r.Context(), b.meta.Image().Index()); err != nil {
+		return adminapi.PartitionMap{}, fmt.Errorf("wait for the metadata: %w", err)
+	}
 	st := p.State()
 	pm := adminapi.PartitionMap{Partition: p.TP().Partition, Leader: st.Leader, LogStart: int64(st.LogStart), LocalStart: int64(st.LocalStart),
 		RemoteEnd: int64(st.RemoteEnd), LastStable: int64(st.LastStable), HighWatermark: int64(st.HighWatermark), LogEnd: int64(st.LogEnd),
