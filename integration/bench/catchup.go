@@ -2,13 +2,10 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/firnlog/firn/broker/adminapi"
@@ -121,17 +118,8 @@ func (t *tiered) read(ctx context.Context, topic string) (load.FetchResult, erro
 
 // rawGet reads all objects of the cluster by parallel GETs.
 func (t *tiered) rawGet(ctx context.Context) (probe.Report, error) {
-	var r probe.Report
-	cmd := exec.CommandContext(ctx, t.env.Probe, "get", "--json", "--endpoint", t.store.addr, "--bucket", t.store.bucket,
+	return t.env.probe(ctx, t.store.vars(), "get", "--endpoint", t.store.addr, "--bucket", t.store.bucket,
 		"--prefix", t.status.ClusterID+"/data/", "--parallel", fmt.Sprint(rawGets), "--pid", fmt.Sprint(t.store.pid()))
-	cmd.Env = append(os.Environ(), t.store.vars()...)
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return r, fmt.Errorf("bench: raw GETs: %w: %s", err, errs.String())
-	}
-	return r, json.Unmarshal(out, &r)
 }
 
 // catchup is the fourth row.

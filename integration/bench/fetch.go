@@ -21,7 +21,7 @@ func fetchCPU(ctx context.Context, e *Env) (figures []Figure, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.kill()) }()
-	err = f.createTopic(ctx, topic, 1, map[string]string{"durability": "replicated", "segment.bytes": "2147483647"})
+	err = f.createTopic(ctx, topic, 1, map[string]string{"durability": "replicated", "segment.bytes": "2147483647", "remote.storage.enable": "false"})
 	if err != nil {
 		return nil, err
 	}

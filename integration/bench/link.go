@@ -116,12 +116,15 @@ func slowLink(ctx context.Context, e *Env) (figures []Figure, err error) {
 		if err := t.forget(ctx); err != nil {
 			return 0, err
 		}
-		var read load.FetchResult
+		var read probe.Report
 		err := besideHot(ctx, t.addr, span, &p99, func(ctx context.Context) (err error) {
-			read, err = t.read(ctx, coldTopic)
+			// In a process of its own, as the raw GETs: what it takes in must
+			// not delay the clock of the hot load.
+			read, err = e.probe(ctx, nil, "fetch", "--addr", t.addr, "--topic", coldTopic, "--partitions", fmt.Sprint(coldPartitions),
+				"--connections", fmt.Sprint(coldConns))
 			return err
 		})
-		return float64(read.Bytes) / read.Usage.Wall.Seconds() / linkRate, err
+		return read.MBPerSecond * 1e6 / linkRate, err
 	}, func(ctx context.Context) (float64, error) {
 		var got probe.Report
 		err := besideHot(ctx, raw.addr, span, &bare99, func(ctx context.Context) (err error) {

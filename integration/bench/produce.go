@@ -9,8 +9,9 @@ import (
 	"github.com/firnlog/firn/integration/probe/load"
 )
 
-// pageCache is the durability of Kafka's default: acknowledged once written.
-var pageCache = map[string]string{"durability": "replicated", "segment.bytes": "1073741824"}
+// pageCache is the durability of Kafka's default: acknowledged once written. What
+// the dev profile would tier stays on disk.
+var pageCache = map[string]string{"durability": "replicated", "segment.bytes": "1073741824", "remote.storage.enable": "false"}
 
 // cpuPerGB is what a process took for so many bytes.
 func cpuPerGB(cpu time.Duration, bytes int64) float64 { return cpu.Seconds() / (float64(bytes) / 1e9) }
@@ -97,7 +98,7 @@ func fsyncThroughput(ctx context.Context, e *Env) (figures []Figure, err error) 
 	firn := Figure{What: "throughput with fsync on every ack, 64 connections, 12 partitions", Unit: "MB/s", RawWhat: "page cache",
 		Target: &Target{OfRatio: true, Least: true, Bound: 0.35}}
 	err = e.pairs(ctx, &firn, measured(func(ctx context.Context) (load.ProduceResult, error) {
-		return e.produceFirn(ctx, o, map[string]string{"durability": "fsync"})
+		return e.produceFirn(ctx, o, map[string]string{"durability": "fsync", "remote.storage.enable": "false"})
 	}, &p99.Values), measured(func(ctx context.Context) (load.ProduceResult, error) {
 		return e.produceFirn(ctx, o, pageCache)
 	}, &p99.Raw))

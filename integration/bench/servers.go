@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -19,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/firnlog/firn/broker/adminapi"
+	"github.com/firnlog/firn/integration/probe"
 	"github.com/firnlog/firn/integration/probe/load"
 )
 
@@ -199,6 +202,20 @@ func (e *Env) startRaw(ctx context.Context, command string, args ...string) (*ra
 		return nil, errors.Join(err, p.kill())
 	}
 	return &rawServer{process: p, addr: addr}, nil
+}
+
+// probe runs a command of firn-probe to its end and returns its report.
+func (e *Env) probe(ctx context.Context, vars []string, args ...string) (probe.Report, error) {
+	var r probe.Report
+	cmd := exec.CommandContext(ctx, e.Probe, append(args, "--json")...)
+	cmd.Env = append(os.Environ(), vars...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return r, fmt.Errorf("bench: firn-probe %s: %w: %s", args[0], err, errs.String())
+	}
+	return r, json.Unmarshal(out, &r)
 }
 
 // minioServer is a MinIO of one directory and one bucket.

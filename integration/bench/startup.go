@@ -90,9 +90,9 @@ func restart(ctx context.Context, e *Env) (figures []Figure, err error) {
 	}
 	answer := Figure{What: fmt.Sprintf("restart after kill -9 with %.1f GB of log: first answered request", float64(size)/1e9), Unit: "s"}
 	acked := Figure{What: "first acked Produce to that log", Unit: "s", RawWhat: "empty start", Target: &Target{Bound: 2},
-		Note: fmt.Sprintf("%s%d MB were written right before the kill", note, e.bytes(0.5e9)>>20)}
+		Note: fmt.Sprintf("%s%d MB were written right before the kill", note, e.bytes(1e9)>>20)}
 	err = e.pairs(ctx, &acked, func(ctx context.Context) (float64, error) {
-		if err := f.fill(ctx, topic, partitions, e.bytes(0.5e9)); err != nil {
+		if err := f.fill(ctx, topic, partitions, e.bytes(1e9)); err != nil {
 			return 0, err
 		}
 		if err := f.kill(); err != nil {
