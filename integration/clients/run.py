@@ -29,10 +29,10 @@ def check(fn):
 class Broker:
     """A bin/firn of our own on free ports, or one that runs already."""
 
-    def __init__(self):
+    def __init__(self, own=False):
         self.process = None
         self.dir = None
-        self.address = os.environ.get("FIRN_TEST_BOOTSTRAP")
+        self.address = None if own else os.environ.get("FIRN_TEST_BOOTSTRAP")
 
     def __enter__(self):
         if self.address:
@@ -98,7 +98,7 @@ def topic_name(prefix):
 
 
 def main():
-    import apache_kafka, kcat, node, pyclients  # noqa: F401, E401 — each registers its checks
+    import apache_kafka, compat, kcat, node, pyclients  # noqa: F401, E401 — each registers its checks
 
     words = sys.argv[1:]
     passed, failed = 0, []
