@@ -92,7 +92,7 @@ func (o benchProduceOptions) clientOptions() ([]kgo.Opt, error) {
 		opts = append(opts, kgo.MaxProduceRequestsInflightPerBroker(o.inFlight))
 	}
 	return append(opts, kgo.ProducerBatchCompression(codec), kgo.ProducerBatchMaxBytes(o.batchBytes), kgo.ProducerLinger(o.linger),
-		kgo.MaxBufferedRecords(o.buffered), kgo.RecordPartitioner(kgo.ManualPartitioner())), nil
+		kgo.MaxBufferedRecords(o.buffered), kgo.RecordRetries(produceRetries), kgo.RecordPartitioner(kgo.ManualPartitioner())), nil
 }
 
 // payload is a pool of bytes that values are cut from at changing places, so
@@ -164,7 +164,8 @@ func (a *app) runBenchProduce(ctx context.Context, topic string, o benchProduceO
 	wait := g.meter.watch(watchCtx, a.newProgress("produce", o.records, func(n int64) string { return fmt.Sprintf("%d records", n) }),
 		func(m *meter) int64 { return m.records.Load() })
 	err = a.connections(ctx, o.connections, g.meter, cancel, func(int) []kgo.Opt { return opts }, func(i int, client *kgo.Client) error {
-		return g.send(ctx, runCtx, i, client)
+		g.send(runCtx, i, client)
+		return a.flush(ctx, client)
 	})
 	took := time.Since(g.meter.began)
 	stopWatching()
@@ -186,18 +187,16 @@ type timedRecord struct {
 	promise func(*kgo.Record, error)
 }
 
-// send writes until runCtx ends or the records are used up, then waits for all
-// acks. ctx is the command's own, which an interrupt ends.
-func (g *generator) send(ctx, runCtx context.Context, connection int, client *kgo.Client) error {
+// send writes until ctx ends or the records are used up. What it handed to the
+// client is still sent then.
+func (g *generator) send(ctx context.Context, connection int, client *kgo.Client) {
 	rng := rand.New(rand.NewPCG(uint64(connection), 7))
 	free := make(chan *timedRecord, g.o.buffered)
 	for range g.o.buffered {
 		r := &timedRecord{}
 		r.promise = func(_ *kgo.Record, err error) {
 			if err != nil {
-				if ctx.Err() == nil {
-					g.meter.fail(refused("topic "+g.topic, err, ""))
-				}
+				g.meter.fail(refused("topic "+g.topic, err, ""))
 				g.cancel()
 			} else {
 				g.meter.histogram.record(time.Since(r.began))
@@ -209,12 +208,12 @@ func (g *generator) send(ctx, runCtx context.Context, connection int, client *kg
 	}
 	partition := int32(connection) % g.partitions
 	perBatch := max(1, int(g.o.batchBytes)/(g.o.recordBytes+g.o.keyBytes+16))
-	for n := 0; g.take(runCtx); n++ {
+	for n := 0; g.take(ctx); n++ {
 		var r *timedRecord
 		select {
 		case r = <-free:
-		case <-runCtx.Done():
-			return g.flush(ctx, client)
+		case <-ctx.Done():
+			return
 		}
 		// A batch's worth to each partition in turn, so that batches fill.
 		if n%perBatch == 0 && n > 0 {
@@ -225,9 +224,8 @@ func (g *generator) send(ctx, runCtx context.Context, connection int, client *kg
 			r.record.Key = g.values.bytes[rng.IntN(1<<20):][:g.o.keyBytes]
 		}
 		r.began = time.Now()
-		client.Produce(ctx, &r.record, r.promise)
+		client.Produce(context.WithoutCancel(ctx), &r.record, r.promise)
 	}
-	return g.flush(ctx, client)
 }
 
 // take waits for leave to send one record; false when there is to be no more.
@@ -236,11 +234,4 @@ func (g *generator) take(ctx context.Context) bool {
 		return false
 	}
 	return g.limiter.Wait(ctx) == nil
-}
-
-func (g *generator) flush(ctx context.Context, client *kgo.Client) error {
-	if err := client.Flush(ctx); err != nil {
-		return fmt.Errorf("wait for the last acks: %w", err)
-	}
-	return nil
 }

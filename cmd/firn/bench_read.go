@@ -151,6 +151,9 @@ func (a *app) runBenchRead(ctx context.Context, kind, topic string, o benchReadO
 	if err != nil {
 		return err
 	}
+	if follow && m.records.Load() == 0 {
+		a.note("no record came: consume times what is written while it runs; `firn bench catchup %s` reads what is there", topic)
+	}
 	return a.printBench(m.result(benchResult{Kind: kind, Topic: topic, Connections: len(plan.starts), Partitions: partitions, Settings: map[string]any{
 		"fetch_bytes": o.fetchBytes, "partition_bytes": o.partitionBytes, "from": o.from, "read_committed": o.committed,
 	}}, took))

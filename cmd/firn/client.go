@@ -91,6 +91,12 @@ func (e *subjectError) Error() string {
 		return text + "it does not exist; `firn group list` shows what does"
 	case errors.Is(e.err, kerr.NonEmptyGroup):
 		return text + "it has members; stop its consumers first"
+	case errors.Is(e.err, kerr.InvalidTopicException) && e.message == "":
+		return text + "no topic that one may use: names are 1 to 249 letters, digits, '.', '_' and '-', and topics that begin with __ are the broker's own"
+	case errors.Is(e.err, kerr.MessageTooLarge):
+		return text + "a record or batch is larger than its max.message.bytes; `firn topic alter TOPIC -c max.message.bytes=N` raises that"
+	case errors.Is(e.err, kerr.KafkaStorageError):
+		return text + "the broker cannot use the disk, which may be full or failing: its log says more (KAFKA_STORAGE_ERROR)"
 	}
 	var known *kerr.Error
 	if !errors.As(e.err, &known) {

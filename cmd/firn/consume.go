@@ -85,6 +85,12 @@ func (a *app) consume(cmd *cobra.Command, topic string, o consumeOptions) error 
 	if err != nil {
 		return err
 	}
+	switch {
+	case o.count < 0:
+		return fmt.Errorf("--count: got %d, want at least 1, or 0 for no limit", o.count)
+	case cmd.Flags().Changed("group") && o.group == "":
+		return errors.New("--group is empty: name a group, or leave the flag out to read without one")
+	}
 	if o.group != "" && (o.to != "" || len(o.partitions) > 0) {
 		return errors.New("--group shares partitions out and remembers places: it takes neither --to nor --partition")
 	}
@@ -186,7 +192,7 @@ func (b bounds) keep(topic string, partitions []int32) error {
 	wanted := map[int32]bool{}
 	for _, p := range partitions {
 		if _, ok := b.start[p]; !ok {
-			return fmt.Errorf("topic %s has no partition %d: it has %d, from 0 on", topic, p, len(b.start))
+			return noPartition(topic, p, len(b.start))
 		}
 		wanted[p] = true
 	}

@@ -37,7 +37,7 @@ func describeCommand(b *strings.Builder, cmd *cobra.Command) {
 	if cmd.Name() == "help" || cmd.Name() == "completion" {
 		return
 	}
-	if cmd.Runnable() {
+	if !cmd.HasSubCommands() {
 		fmt.Fprintf(b, "\n### %s\n\n%s.\n\n```\n%s\n", cmd.CommandPath(), cmd.Short, cmd.UseLine())
 		if flags := cmd.LocalNonPersistentFlags().FlagUsagesWrapped(110); flags != "" {
 			b.WriteString("\n" + flags)

@@ -31,6 +31,9 @@ func (a *app) groupList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List groups", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkGroupStates(states); err != nil {
+				return err
+			}
 			return a.withAdmin(cmd, func(ctx context.Context, admin *kadm.Client) error {
 				groups, err := admin.ListGroups(ctx, states...)
 				if err != nil {
@@ -47,7 +50,21 @@ func (a *app) groupList() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringSliceVar(&states, "state", nil, "list only groups in these states, such as Stable or Empty")
+	a.completeWords(cmd, "state", groupStates...)
 	return cmd
+}
+
+// groupStates are all that a group of any protocol may be in. A broker answers
+// for one that it does not know with no groups, as if there were none.
+var groupStates = []string{"Stable", "Empty", "PreparingRebalance", "CompletingRebalance", "Assigning", "Reconciling", "Dead", "NotReady"}
+
+func checkGroupStates(states []string) error {
+	for _, state := range states {
+		if !slices.ContainsFunc(groupStates, func(known string) bool { return strings.EqualFold(known, state) }) {
+			return fmt.Errorf("--state: got %q, want some of %s", state, strings.Join(groupStates, ", "))
+		}
+	}
+	return nil
 }
 
 func emptyDash(s string) string {
@@ -241,6 +258,9 @@ first. A place is ` + positionHelp + `.`,
 		Example:           "  firn group seek billing --to earliest\n  firn group seek billing --topic orders --to 2h --dry-run",
 		ValidArgsFunction: a.completeGroups,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if to == "" {
+				return errors.New("say where to with --to: " + positionHelp)
+			}
 			where, err := parsePosition(to, a.now())
 			if err != nil {
 				return fmt.Errorf("--to: %w", err)
@@ -271,9 +291,6 @@ first. A place is ` + positionHelp + `.`,
 	f.Int32SliceVarP(&partitions, "partition", "p", nil, "partitions to move in; by default all")
 	f.StringVar(&to, "to", "", "where to")
 	f.BoolVar(&dryRun, "dry-run", false, "show what would move, move nothing")
-	if err := cmd.MarkFlagRequired("to"); err != nil {
-		panic("a required flag that does not exist: " + err.Error())
-	}
 	return cmd
 }
 

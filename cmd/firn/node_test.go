@@ -126,7 +126,8 @@ func TestMistakesAtARealNode(t *testing.T) {
 		"(INVALID_PARTITIONS)":             {"topic", "alter", "orders", "-p", "1"},
 		"(INVALID_TOPIC_EXCEPTION)":        {"topic", "create", "a/b"},
 		`firn: there is no topic "nobody"`: {"tier", "map", "nobody"},
-		"firn: group nobody: it does not exist; `firn group list` shows what does": {"group", "describe", "nobody"},
+		": it does not speak HTTP (is it the address for Kafka clients?); name another address with --admin": {"tier", "status", "--admin", c.bootstrap},
+		"firn: group nobody: it does not exist; `firn group list` shows what does":                           {"group", "describe", "nobody"},
 	} {
 		require.Contains(t, c.fails(args...), want)
 	}

@@ -7,15 +7,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // maxLine bounds one line of input, in bytes; a broker takes less by default.
 const maxLine = 64 << 20
+
+const (
+	// produceRetries is how often a refused batch is sent again: for about half a
+	// minute, by the client's pace. A disk that stays full is an error then.
+	produceRetries = 10
+	// produceBuffered is how many records may wait for their acks.
+	produceBuffered = 10_000
+)
 
 type produceOptions struct {
 	separator, fixedKey, compression, acks string
@@ -84,7 +95,9 @@ func (o produceOptions) clientOptions() ([]kgo.Opt, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts = append(opts, kgo.ProducerBatchCompression(codec), kgo.AllowAutoTopicCreation())
+	opts = append(opts, kgo.ProducerBatchCompression(codec), kgo.AllowAutoTopicCreation(), kgo.RecordRetries(produceRetries),
+		// A topic that never appears must not be waited for, a slow broker may be.
+		kgo.UnknownTopicRetries(3), kgo.MaxBufferedRecords(produceBuffered))
 	if o.partition >= 0 {
 		opts = append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	}
@@ -186,8 +199,14 @@ func (a *app) produce(cmd *cobra.Command, topic string, o produceOptions) error 
 	if err != nil {
 		return err
 	}
-	// A topic that never appears must not be waited for, a slow broker may be.
-	client, err := a.connect(cmd.Context(), append(opts, kgo.UnknownTopicRetries(3))...)
+	limit, err := a.batchLimit(cmd.Context(), topic, o.partition)
+	if err != nil {
+		return err
+	}
+	if limit > 0 {
+		opts = append(opts, kgo.ProducerBatchMaxBytes(limit))
+	}
+	client, err := a.connect(cmd.Context(), opts...)
 	if err != nil {
 		return err
 	}
@@ -198,20 +217,94 @@ func (a *app) produce(cmd *cobra.Command, topic string, o produceOptions) error 
 	ctx, stop := context.WithCancel(cmd.Context())
 	defer stop()
 	t := &tally{result: produceResult{Topic: topic}, stop: stop}
+	free := make(chan struct{}, produceBuffered)
 	readErr := readLines(ctx, a.in, func(line []byte) {
-		// Records already read are still sent after an interrupt: the flush decides.
-		client.Produce(context.WithoutCancel(ctx), tmpl.record(line), t.done)
+		// To wait here, and not in Produce, lets an interrupt end the wait.
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		// What was read is still sent after an interrupt: the flush decides.
+		client.Produce(context.WithoutCancel(ctx), tmpl.record(line), func(r *kgo.Record, err error) {
+			<-free
+			t.done(r, err)
+		})
 	})
-	flushErr := client.Flush(cmd.Context())
+	flushErr := a.flush(cmd.Context(), client)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := firstError(t.err, flushErr, readErr); err != nil {
+		if t.result.Records == 0 {
+			return err
+		}
 		return fmt.Errorf("after %s: %w", plural(int(t.result.Records), "record"), err)
 	}
 	return a.print(t.result, func(io.Writer) error {
 		a.note("wrote %s, %s, to %s", plural(int(t.result.Records), "record"), size(t.result.Bytes), topic)
 		return nil
 	})
+}
+
+// batchLimit is the largest batch that the topic takes, within what the client
+// can send, or 0 where that is not known: a topic that does not exist yet may be
+// made by the first record. A partition that the topic lacks is an error.
+func (a *app) batchLimit(ctx context.Context, topic string, partition int32) (int32, error) {
+	const smallest, largest = 1 << 10, 64 << 20
+	client, err := a.connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
+	askCtx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopicsWithInternal(askCtx, topic)
+	if err != nil {
+		return 0, fmt.Errorf("ask for topic %s: %w", topic, err)
+	}
+	t := topics[topic]
+	if t.Err != nil || len(t.Partitions) == 0 {
+		return 0, nil
+	}
+	if partition >= int32(len(t.Partitions)) {
+		return 0, noPartition(topic, partition, len(t.Partitions))
+	}
+	configs, err := admin.DescribeTopicConfigs(askCtx, topic)
+	if err != nil {
+		return 0, nil //nolint:nilerr // who may write need not be let read settings
+	}
+	for _, resource := range configs {
+		for _, c := range resource.Configs {
+			if n, err := strconv.ParseInt(c.MaybeValue(), 10, 32); c.Key == "max.message.bytes" && err == nil {
+				return int32(min(max(n, smallest), largest)), nil
+			}
+		}
+	}
+	return 0, nil
+}
+
+// noPartition is a partition that a topic does not have.
+func noPartition(topic string, partition int32, has int) error {
+	return fmt.Errorf("topic %s has no partition %d: it has %d, from 0 on", topic, partition, has)
+}
+
+// flush waits for the acks of all that was sent; after an interrupt for no longer
+// than --timeout.
+func (a *app) flush(ctx context.Context, client *kgo.Client) error {
+	patience, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(a.timeout):
+			giveUp()
+		case <-patience.Done():
+		}
+	})()
+	if err := client.Flush(patience); err != nil {
+		return fmt.Errorf("interrupted; %s sent without an ack in %s", plural(int(client.BufferedProduceRecords()), "record"), a.timeout)
+	}
+	return nil
 }
 
 func firstError(errs ...error) error {
@@ -224,8 +317,36 @@ func firstError(errs ...error) error {
 }
 
 // readLines gives each line without its end to fn, until the input ends or the
-// context does. A last line without an end counts.
+// context does. A last line without an end counts. fn is not called after
+// readLines has returned.
+//
+// A read from a terminal or a pipe cannot be called back: the goroutine that
+// waits in it is left behind and ends with the process.
 func readLines(ctx context.Context, in io.Reader, fn func([]byte)) error {
+	var mu sync.Mutex
+	var ended bool
+	scanned := make(chan error, 1)
+	go func() {
+		scanned <- scanLines(ctx, in, func(line []byte) {
+			mu.Lock()
+			defer mu.Unlock()
+			if !ended {
+				fn(line)
+			}
+		})
+	}()
+	select {
+	case err := <-scanned:
+		return err
+	case <-ctx.Done():
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		return nil
+	}
+}
+
+func scanLines(ctx context.Context, in io.Reader, fn func([]byte)) error {
 	scanner := bufio.NewScanner(in)
 	scanner.Buffer(make([]byte, 64<<10), maxLine)
 	for ctx.Err() == nil && scanner.Scan() {

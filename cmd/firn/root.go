@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8/cwriter"
 
 	"github.com/firnlog/firn/broker/config"
 )
@@ -53,11 +54,12 @@ command line to work with it. To begin:
 Commands that talk to a broker work with any Kafka-compatible one.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Version:       softwareVersion(),
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			return checkFormat(a.format)
+			return a.checkCommonFlags()
 		},
 	}
+	root.SetVersionTemplate("firn {{.Version}}\n")
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
@@ -69,7 +71,28 @@ Commands that talk to a broker work with any Kafka-compatible one.`,
 	a.completeWords(root, "output", formatTable, formatJSON, formatYAML)
 	root.AddCommand(a.serveCommand(), a.devCommand(), a.topicCommand(), a.produceCommand(), a.consumeCommand(),
 		a.groupCommand(), a.tierCommand(), a.benchCommand(), a.versionCommand())
+	root.InitDefaultCompletionCmd()
+	explainMistakes(root)
 	return root
+}
+
+// checkCommonFlags checks what all commands have.
+func (a *app) checkCommonFlags() error {
+	if err := checkFormat(a.format); err != nil {
+		return err
+	}
+	if a.timeout <= 0 {
+		return fmt.Errorf("--timeout: got %s, want a duration above 0, such as 30s", a.timeout)
+	}
+	for _, address := range a.bootstrap {
+		if strings.TrimSpace(address) == "" {
+			return fmt.Errorf("--bootstrap-server: an address is empty; write HOST:PORT, such as %s", defaultBootstrap)
+		}
+	}
+	if len(a.bootstrap) == 0 {
+		return fmt.Errorf("--bootstrap-server is empty; write HOST:PORT, such as %s", defaultBootstrap)
+	}
+	return nil
 }
 
 // completeWords offers fixed words for a flag.
@@ -111,7 +134,6 @@ func (a *app) note(format string, args ...any) {
 	fmt.Fprintf(a.errOut, format+"\n", args...)
 }
 
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
+// isTerminal says whether a person may be at the other end. /dev/null, a character
+// device too, is none.
+func isTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }

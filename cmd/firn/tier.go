@@ -41,6 +41,13 @@ func (a *app) adminGet(ctx context.Context, path string, query url.Values) (io.R
 	response, err := (&http.Client{Transport: transport}).Do(request) //nolint:bodyclose // ownedBody closes it
 	if err != nil {
 		transport.CloseIdleConnections()
+		var failed *url.Error
+		if errors.As(err, &failed) { // its text repeats the address
+			err = failed.Err
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errors.New("it does not speak HTTP (is it the address for Kafka clients?)")
+		}
 		return nil, &connectError{addresses: a.admin, flag: "--admin", err: err}
 	}
 	body := &ownedBody{ReadCloser: response.Body, transport: transport}

@@ -306,6 +306,9 @@ func (a *app) topicAlter() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("partitions") && partitions < 1 {
+				return fmt.Errorf("--partitions: got %d, want more than the topic has", partitions)
+			}
 			if len(changes) == 0 && partitions == 0 {
 				return errors.New("nothing to change: give --config, --unset, --append, --subtract or --partitions")
 			}
