@@ -42,7 +42,7 @@ func newDisk(t *testing.T, size int64) *disk {
 	require.NoError(t, f.Close())
 	d.run("mkfs.ext4", "-q", "-F", "-m", "0", d.image) // no blocks kept back for root
 	d.mount()
-	t.Cleanup(func() { d.unmount() })
+	t.Cleanup(d.unmount)
 	return d
 }
 
@@ -81,14 +81,21 @@ func (d *disk) losePower() {
 // back.
 func (d *disk) fill(leave int64) (release func()) {
 	d.t.Helper()
-	var st unix.Statfs_t
-	require.NoError(d.t, unix.Statfs(d.dir, &st))
-	ballast := filepath.Join(d.dir, "ballast")
-	f, err := os.Create(ballast)
+	f, err := os.CreateTemp(d.dir, "ballast-")
 	require.NoError(d.t, err)
 	defer f.Close()
-	require.NoError(d.t, unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave))
-	return func() { require.NoError(d.t, os.Remove(ballast)) }
+	var st unix.Statfs_t
+	require.NoError(d.t, unix.Statfs(d.dir, &st))
+	if leave > 0 {
+		require.NoError(d.t, unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave))
+	} else { // the last blocks may be no multiple of what fallocate takes
+		block := make([]byte, 4096)
+		for err == nil {
+			_, err = f.Write(block)
+		}
+		require.ErrorIs(d.t, err, unix.ENOSPC)
+	}
+	return func() { require.NoError(d.t, os.Remove(f.Name())) }
 }
 
 // TestPowerLoss drops what was not synced, again and again, under load: on topics
@@ -146,7 +153,7 @@ func TestDiskFull(t *testing.T) {
 	for _, topic := range []string{"t", "probe"} {
 		b.CreateTopic(t, topic, 2, "remote.storage.enable", "false", "segment.bytes", "4194304")
 	}
-	l := harness.StartLoad(t, b, "t", harness.LoadOptions{Partitions: 2, RecordBytes: 4000})
+	l := harness.StartLoad(t, b, "t", harness.LoadOptions{Partitions: 2, RecordBytes: 4000, Rate: 1000})
 	l.Await(1000, time.Minute)
 	release := d.fill(8 << 20)
 
@@ -174,6 +181,16 @@ func TestDiskFull(t *testing.T) {
 		_, _ = adm.CommitOffsets(ctx, "g", offsets)
 		cancel()
 	}
+	// So full that not even a directory can be made.
+	more := d.fill(0)
+	for i := range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, _ = adm.CreateTopic(ctx, 1, 1, nil, fmt.Sprintf("no-room-%d", i))
+		cancel()
+	}
+	l.Check(b, harness.CheckOptions{})
+	status, body := b.Get("/livez")
+	require.Equal(t, http.StatusOK, status, body)
 	select {
 	case <-b.Exited():
 		t.Fatal("the broker ended because its disk is full")
@@ -181,9 +198,19 @@ func TestDiskFull(t *testing.T) {
 	}
 	full := l.Acked()
 	release()
+	more()
 	l.Await(2000, time.Minute)
 	require.NoError(t, probe.ProduceSync(t.Context(), kgo.StringRecord("room")).FirstErr())
 	require.Equal(t, pid, b.Pid())
+	topics, err := adm.ListTopics(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, b.AwaitReady(time.Minute)) // the topics made on the full disk too
+	for _, topic := range topics.Names() {
+		if topic == l.Topic {
+			continue // it has what the load wrote, and nothing else
+		}
+		require.NoError(t, probe.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("room")}).FirstErr(), topic)
+	}
 	require.Greater(t, l.Acked(), full)
 	l.Stop()
 	l.Check(b, harness.CheckOptions{})

@@ -183,10 +183,19 @@ func (l *Load) Await(more int64, limit time.Duration) {
 	}
 }
 
+// finishLimit bounds the wait for the last acks.
+const finishLimit = 3 * time.Minute
+
 // Finish waits until every partition has its Limit.
 func (l *Load) Finish() {
 	l.t.Helper()
-	l.done.Wait()
+	done := make(chan struct{})
+	go func() { defer close(done); l.done.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(finishLimit):
+		l.t.Fatalf("records of %s were not acked within %v: %v are", l.Topic, finishLimit, l.Ends())
+	}
 	if err := l.Err(); err != nil {
 		l.t.Fatal(err)
 	}
