@@ -330,10 +330,7 @@ func (l *Log) finishSwap(group []*part, s *segment.Segment) error {
 	}
 	// The next flush stores the index. A full disk must not keep the old files:
 	// the checkpoint that completes the swap waits for room, they need not.
-	if err := l.flush(true, func(*checkpoint) {}); err != nil {
-		if errors.Is(err, ErrNoSpace) {
-			return nil
-		}
+	if err := l.flush(true, func(*checkpoint) {}); err != nil && !errors.Is(err, ErrNoSpace) {
 		return err
 	}
 	if err := segment.SyncDir(l.place.FS, l.place.Dir); err != nil {
