@@ -83,7 +83,11 @@ func OpenDir(fs vfs.FS, path string, o DirOptions) (*Dir, error) {
 		return nil, fmt.Errorf("commitlog: make %s: %w", path, err)
 	}
 	lock, err := fs.Lock(fs.PathJoin(path, lockName))
-	if err != nil {
+	var notOpened *os.PathError
+	switch {
+	case errors.As(err, &notOpened): // nobody holds the lock: its file cannot be opened
+		return nil, fmt.Errorf("commitlog: lock %s: %w", path, err)
+	case err != nil:
 		return nil, fmt.Errorf("%w: %s: %w", ErrLocked, path, err)
 	}
 	d := &Dir{fs: fs, path: path, lock: lock}

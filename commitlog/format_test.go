@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -107,6 +108,16 @@ func FuzzParseEpochs(f *testing.F) {
 			require.GreaterOrEqual(t, end, e.Start)
 		}
 	})
+}
+
+// A directory whose lock cannot be opened (no permission, a read-only disk) is
+// not said to be in use by somebody.
+func TestALockThatCannotBeOpenedIsNotHeld(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, lockName), 0o755))
+	_, err := OpenDir(vfs.Default, dir, DirOptions{})
+	require.Error(t, err)
+	require.NotErrorIs(t, err, ErrLocked)
 }
 
 func TestDir(t *testing.T) {

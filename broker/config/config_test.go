@@ -138,7 +138,7 @@ configuration: 17 mistakes:
   firn.yaml:9: retention.ms: a topic's setting; its default for all topics is log.retention.ms
   firn.yaml:10: object.store.url: object store URL "/srv/objects": it has no scheme; for a directory write fs:///absolute/path
   firn.yaml:12: tier.stores: got "a list of mappings", want a list of words
-  firn.yaml:15: listeners: got "a mapping", want name and bind, and if clients connect elsewhere advertised; "advertized" is none of name, bind, advertised, security
+  firn.yaml:17: listeners: got "advertized", want only name, bind, advertised and security
   firn.yaml:19: group.max.session.timeout.ms: got "8000", want at least 9000 because of group.min.session.timeout.ms
   firn.yaml:21: log.roll.ms: got "*never", want the value written out: aliases are not followed
   firn.yaml:22: inter.broker.listener.name: got "OUTSIDE", want the name of one of the listeners
@@ -199,7 +199,7 @@ func TestListeners(t *testing.T) {
 			`listeners: got "9092", want NAME://HOST:PORT, such as PLAINTEXT://0.0.0.0:9092`,
 			`listeners: got "A://:2", want each name once: A is there twice`,
 			`listeners: got "B://:1", want each address once: :1 is there twice`,
-			`listeners: got "C://x", want NAME://HOST:PORT, with an IPv6 host in square brackets`,
+			`listeners: got "C://x", want NAME://HOST:PORT, with the port, and an IPv6 host in square brackets`,
 			`listeners: got "D://:99999", want a port from 0 to 65535`,
 			`listeners: got "SSL://:7", want a listener with the protocol PLAINTEXT: SSL is not served yet`,
 			`advertised.listeners: got "E://host:1", want the name of one of the listeners`,
@@ -303,4 +303,37 @@ func FuzzFile(f *testing.F) {
 		require.NotEmpty(t, c.Listeners)
 		require.True(t, filepath.IsAbs(c.DataDir))
 	})
+}
+
+// What people bring along from elsewhere: a Kafka configuration, a home directory
+// as the shell writes it, an empty variable, two documents in a file.
+func TestMistakesOfNewcomers(t *testing.T) {
+	file := write(t, `zookeeper.connect: localhost:2181
+ssl.keystore.location: /etc/ks
+retention.tiers: hot:1d
+data.dir: ~/firn
+listeners:
+  - name: A
+    bind: 127.0.0.1
+  - name: B
+    bind: 127.0.0.1:2
+    advertised: example.com:99999
+  - bind: :3
+  - C
+`)
+	_, err := Load(Source{File: file, Env: []string{"FIRN_NUM_PARTITIONS="}})
+	require.EqualError(t, err, strings.TrimSpace(`
+configuration: 9 mistakes:
+  firn.yaml:1: zookeeper.connect: a setting of Kafka that Firn has no use for: remove it
+  firn.yaml:2: ssl.keystore.location: a setting of Kafka's security, which Firn does not serve yet: remove it
+  firn.yaml:3: retention.tiers: a topic's setting: give it to a topic, with `+"`firn topic create` or `firn topic alter`"+`
+  firn.yaml:4: data.dir: got "~/firn", want the path written out: ~ is the shell's, and would be a directory of that name (./~/firn if it is meant)
+  firn.yaml:7: listeners: bind: got "127.0.0.1", want HOST:PORT, with the port, and an IPv6 host in square brackets
+  firn.yaml:10: listeners: advertised: got "example.com:99999", want a port from 0 to 65535
+  firn.yaml:11: listeners: got "a listener without name", want name and bind, and if clients connect elsewhere advertised
+  firn.yaml:12: listeners: got "C", want a mapping with name and bind, and if clients connect elsewhere advertised
+  environment FIRN_NUM_PARTITIONS: num.partitions: got "nothing", want a whole number of 32 bits, at least 1
+`))
+	_, err = Load(Source{File: write(t, "num.partitions: 3\n---\nnum.partitions: 4\n")})
+	require.EqualError(t, err, `configuration: firn.yaml:2: the file: got "a second document after ---", want one document`)
 }

@@ -42,13 +42,23 @@ func parseEndpoint(text string) (endpoint, error) {
 	}
 	host, portText, err := net.SplitHostPort(address)
 	if err != nil {
-		return endpoint{}, errors.New("NAME://HOST:PORT, with an IPv6 host in square brackets")
+		return endpoint{}, errors.New("NAME://" + wantAddress)
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
+	port, err := parsePort(portText)
 	if err != nil {
-		return endpoint{}, errors.New("a port from 0 to 65535")
+		return endpoint{}, err
 	}
-	return endpoint{name: strings.ToUpper(name), host: host, port: int32(port)}, nil
+	return endpoint{name: strings.ToUpper(name), host: host, port: port}, nil
+}
+
+const wantAddress = "HOST:PORT, with the port, and an IPv6 host in square brackets"
+
+func parsePort(text string) (int32, error) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return 0, errors.New("a port from 0 to 65535")
+	}
+	return int32(port), nil
 }
 
 // listenerSettings are the raw texts that listeners are made of.

@@ -95,6 +95,9 @@ func (l *loader) accept(layer map[string]string, where, key, value string) {
 	}
 	normal, err := k.Normalize(value)
 	if err != nil {
+		if value == "" {
+			value = "nothing"
+		}
 		l.wrong(Problem{Where: where, Key: key, Got: value, Want: wanted(k, err)})
 		return
 	}
@@ -113,8 +116,14 @@ func wanted(k *configdef.Key, err error) string {
 }
 
 func unknown(key string) string {
-	if k, ok := configdef.Topic(key); ok && len(k.Synonyms) > 0 {
-		return "a topic's setting; its default for all topics is " + k.Synonyms[0].Name
+	if k, ok := configdef.Topic(key); ok {
+		if len(k.Synonyms) > 0 {
+			return "a topic's setting; its default for all topics is " + k.Synonyms[0].Name
+		}
+		return "a topic's setting: give it to a topic, with `firn topic create` or `firn topic alter`"
+	}
+	if text := kafkaOnly(key); text != "" {
+		return text
 	}
 	names := make([]string, 0, len(configdef.BrokerKeys()))
 	for _, k := range configdef.BrokerKeys() {
@@ -124,6 +133,26 @@ func unknown(key string) string {
 		return "not a setting; did you mean " + near + "?"
 	}
 	return "not a setting"
+}
+
+// kafkaOnly explains settings that a configuration of Apache Kafka often has and
+// that Firn cannot honour; "" for others.
+func kafkaOnly(key string) string {
+	for _, prefix := range []string{"ssl.", "sasl.", "listener.name.", "authorizer.", "super.users", "principal.builder.", "security.", "delegation.token."} {
+		if strings.HasPrefix(key, prefix) {
+			return "a setting of Kafka's security, which Firn does not serve yet: remove it"
+		}
+	}
+	for _, prefix := range []string{"zookeeper.", "controller.", "metadata.log.", "num.io.threads", "num.network.threads", "num.replica.fetchers",
+		"num.replica.alter.log.dirs.threads", "background.threads", "metric.reporters", "metrics.", "kafka.metrics.", "log.cleaner.io.",
+		"log.cleaner.dedupe.", "log.flush.offset.", "log.flush.start.", "socket.listen.backlog.size", "inter.broker.protocol.version",
+		"log.message.format.version", "remote.log.storage.manager.", "remote.log.metadata.manager.", "rlmm.", "rsm.",
+		"remote.log.index.file.cache.", "initial.broker.registration."} {
+		if strings.HasPrefix(key, prefix) {
+			return "a setting of Kafka that Firn has no use for: remove it"
+		}
+	}
+	return ""
 }
 
 func (l *loader) file(path string) map[string]string {
@@ -338,6 +367,8 @@ func decodeText(from, to reflect.Type, data any) (any, error) {
 func (l *loader) check(c *Config) {
 	if c.DataDir == "" {
 		l.wrong(Problem{Where: l.where["data.dir"], Key: "data.dir", Got: "nothing", Want: "a directory"})
+	} else if strings.HasPrefix(c.DataDir, "~") {
+		l.wrong(Problem{Where: l.where["data.dir"], Key: "data.dir", Got: c.DataDir, Want: "the path written out: ~ is the shell's, and would be a directory of that name (./" + c.DataDir + " if it is meant)"})
 	} else if strings.Contains(c.DataDir, ",") {
 		l.wrong(Problem{Where: l.where["data.dir"], Key: "data.dir", Got: c.DataDir, Want: "one directory"})
 	} else if abs, err := filepath.Abs(c.DataDir); err != nil {

@@ -1,8 +1,11 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -28,12 +31,18 @@ type yamlReader struct {
 
 func readYAML(path string, text []byte) (settings []fileSetting, problems []Problem) {
 	r := &yamlReader{path: path, lines: map[string]int{}}
-	var doc yaml.Node
-	if err := yaml.Unmarshal(text, &doc); err != nil {
+	var doc, second yaml.Node
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	if err := decoder.Decode(&doc); errors.Is(err, io.EOF) { // an empty file
+		return nil, nil
+	} else if err != nil {
 		return nil, []Problem{yamlSyntax(path, err)}
 	}
-	if doc.Kind == 0 { // an empty file
-		return nil, nil
+	if err := decoder.Decode(&second); err == nil {
+		r.wrong(&second, "the file", "a second document after ---", "one document")
+		return nil, r.problems
+	} else if !errors.Is(err, io.EOF) {
+		return nil, []Problem{yamlSyntax(path, err)}
 	}
 	root := doc.Content[0]
 	if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
@@ -144,9 +153,8 @@ func (r *yamlReader) listeners(name, n *yaml.Node) {
 	var listeners, advertised, security []string
 	whole := true
 	for _, item := range n.Content {
-		l, err := readListener(item)
-		if err != nil {
-			r.wrong(item, "listeners", kindName(item), err.Error())
+		l, ok := r.listener(item)
+		if !ok {
 			whole = false
 			continue
 		}
@@ -170,26 +178,46 @@ func (r *yamlReader) listeners(name, n *yaml.Node) {
 	}
 }
 
-func readListener(n *yaml.Node) (map[string]string, error) {
+// listener reads one mapping. What is wrong with it is told with the line that it
+// stands on.
+func (r *yamlReader) listener(n *yaml.Node) (l map[string]string, ok bool) {
 	const want = "name and bind, and if clients connect elsewhere advertised"
 	if n.Kind != yaml.MappingNode {
-		return nil, errors.New(want)
+		r.wrong(n, "listeners", kindName(n), "a mapping with "+want)
+		return nil, false
 	}
-	l := map[string]string{}
+	before := len(r.problems)
+	l = map[string]string{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		switch key.Value {
-		case "name", "bind", "advertised", "security":
-		default:
-			return nil, fmt.Errorf("%s; %q is none of name, bind, advertised, security", want, key.Value)
-		}
-		if value.Kind != yaml.ScalarNode || strings.Contains(value.Value, ",") {
-			return nil, fmt.Errorf("one HOST:PORT or word for %s", key.Value)
+		name := "listeners: " + key.Value
+		switch {
+		case key.Value != "name" && key.Value != "bind" && key.Value != "advertised" && key.Value != "security":
+			r.wrong(key, "listeners", key.Value, "only name, bind, advertised and security")
+		case value.Kind != yaml.ScalarNode || strings.Contains(value.Value, ","):
+			r.wrong(value, name, kindName(value), "one HOST:PORT or word")
+		case key.Value == "bind" || key.Value == "advertised" && value.Value != "":
+			if err := checkAddress(value.Value); err != nil {
+				r.wrong(value, name, value.Value, err.Error())
+			}
 		}
 		l[key.Value] = value.Value
 	}
-	if l["name"] == "" || l["bind"] == "" {
-		return nil, errors.New(want)
+	if len(r.problems) == before && (l["name"] == "" || l["bind"] == "") {
+		missing := "bind"
+		if l["name"] == "" {
+			missing = "name"
+		}
+		r.wrong(n, "listeners", "a listener without "+missing, want)
 	}
-	return l, nil
+	return l, len(r.problems) == before
+}
+
+func checkAddress(text string) error {
+	_, port, err := net.SplitHostPort(text)
+	if err != nil {
+		return errors.New(wantAddress)
+	}
+	_, err = parsePort(port)
+	return err
 }

@@ -33,7 +33,7 @@ func (n *nodeFlags) register(a *app, cmd *cobra.Command) {
 	f.String("listen", "", "where clients connect: HOST:PORT, or NAME://HOST:PORT,... for several")
 	f.String("advertise", "", "what clients are told to connect to, where it differs from --listen")
 	f.String("admin", "", "HOST:PORT of the admin HTTP server")
-	f.String("object-store", "", "fs:///DIR (or a path), mem:, s3://BUCKET?endpoint=... or minio://HOST:PORT/BUCKET?secure=false")
+	f.String("object-store", "", "fs:///DIR (or a path with a slash), mem:, s3://BUCKET?endpoint=... or minio://HOST:PORT/BUCKET?secure=false")
 	f.String("log-level", "", "debug, info, warn or error")
 	f.StringArrayVar(&n.set, "set", nil, "any other setting, NAME=VALUE; repeatable")
 	a.completeWords(cmd, "log-level", "debug", "info", "warn", "error")
@@ -65,7 +65,7 @@ func (n *nodeFlags) settings(cmd *cobra.Command) ([]config.Flag, error) {
 	})
 	for _, pair := range n.set {
 		name, value, ok := strings.Cut(pair, "=")
-		if !ok {
+		if !ok || name == "" {
 			return nil, fmt.Errorf("--set %s: write NAME=VALUE, such as num.partitions=3", pair)
 		}
 		settings = append(settings, config.Flag{Flag: "--set", Key: name, Value: value})
@@ -81,9 +81,10 @@ func withListenerNames(value string) string {
 	return "PLAINTEXT://" + value
 }
 
-// absoluteStore lets a path on the command line stand for fs://.
+// absoluteStore lets a path on the command line stand for fs://. A word without a
+// slash is none: who writes mem or s3 means no directory of that name.
 func absoluteStore(value string) string {
-	if strings.Contains(value, ":") || value == "" {
+	if strings.Contains(value, ":") || !strings.Contains(value, "/") && !strings.HasPrefix(value, ".") {
 		return value
 	}
 	path, err := filepath.Abs(value)

@@ -150,7 +150,7 @@ func TestNodeSettingsFromFlags(t *testing.T) {
 	t.Chdir(t.TempDir())
 	wd, err := os.Getwd()
 	require.NoError(t, err)
-	code, errOut := start("dev", "--data", "d", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--object-store", "objects", "--log-level", "debug", "--set", "node.id=4")
+	code, errOut := start("dev", "--data", "d", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--object-store", "./objects", "--log-level", "debug", "--set", "node.id=4")
 	require.Zero(t, code, errOut)
 	require.Contains(t, errOut, "level=DEBUG msg=starting")
 	require.Equal(t, config.ProfileDev, got.Profile)

@@ -81,7 +81,10 @@ func parse(raw string) (Location, error) {
 		return Location{}, fmt.Errorf("it is empty; %s", Forms)
 	}
 	if strings.HasPrefix(raw, "/") || strings.HasPrefix(raw, ".") {
-		return Location{}, fmt.Errorf("it has no scheme; for a directory write fs:///absolute/path")
+		return Location{}, errors.New("it has no scheme; for a directory write fs:///absolute/path")
+	}
+	if !strings.Contains(raw, ":") {
+		return Location{}, fmt.Errorf("it has no scheme; %s", Forms)
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
