@@ -4,14 +4,14 @@
 # MinIO's buckets in objects/. That is not the directory of `make run`: metadata
 # names objects, so a data directory belongs to the store that it began with.
 #
-#   FIRN_MINIO   the MinIO binary, .cache/bin/minio if unset
+#   FIRN_TEST_MINIO   the MinIO binary, .cache/bin/minio if unset
 #   further arguments go to `firn dev`, for example --listen 127.0.0.1:19092
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-minio_bin=${FIRN_MINIO:-.cache/bin/minio}
+minio_bin=${FIRN_TEST_MINIO:-.cache/bin/minio}
 minio_bin=$(realpath -e "$minio_bin" 2>/dev/null) || {
-	echo "run-minio: no MinIO server at ${FIRN_MINIO:-.cache/bin/minio}: run 'make tools', or set FIRN_MINIO" >&2
+	echo "run-minio: no MinIO server at ${FIRN_TEST_MINIO:-.cache/bin/minio}: run 'make tools', or set FIRN_TEST_MINIO" >&2
 	exit 1
 }
 firn=./bin/firn
