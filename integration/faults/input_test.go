@@ -285,7 +285,7 @@ func produce(t *testing.T, c *kgo.Client, raw []byte) error {
 }
 
 // TestBadBatches sends batches that are damaged, that lie about themselves, and
-// that unpack to gigabytes.
+// that unpack to more than the broker may hold.
 func TestBadBatches(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
@@ -336,15 +336,17 @@ func TestBadBatches(t *testing.T) {
 	v.unharmed(t)
 }
 
-// bomb is a gigabyte of zeros, compressed: each zero is the length of a record
-// that cannot be, or all are one record's bytes.
+// bomb is a record of zeros, compressed, that alone would take twice the memory
+// that the broker may hold.
 func bomb(t *testing.T, codec string) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	var w io.WriteCloser
 	switch codec {
 	case "gzip":
-		w = gzip.NewWriter(&out)
+		z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
+		require.NoError(t, err)
+		w = z
 	case "lz4":
 		w = lz4.NewWriter(&out)
 	case "zstd":
@@ -352,11 +354,12 @@ func bomb(t *testing.T, codec string) []byte {
 		require.NoError(t, err)
 		w = z
 	}
-	// One record that says it is a gigabyte, minus some, so that it ends in the
-	// middle of nowhere.
-	const size = 1 << 30
+	// One record, of a value alone, whose last byte is missing: all of it has to be
+	// unpacked to find that.
+	const size = 2 * maxRSS
 	zeros := make([]byte, 1<<20)
-	_, err := w.Write(binary.AppendVarint(nil, size+5))
+	inner := binary.AppendVarint([]byte{0, 0, 0, 1}, size)
+	_, err := w.Write(append(binary.AppendVarint(nil, int64(len(inner))+size+1), inner...))
 	require.NoError(t, err)
 	for range size / len(zeros) {
 		_, err := w.Write(zeros)

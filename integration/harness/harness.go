@@ -156,11 +156,14 @@ func (b *Broker) AwaitReady(limit time.Duration) error {
 		if err == nil && status == http.StatusOK {
 			return nil
 		}
+		if err == nil {
+			err = fmt.Errorf("status %d: %s", status, body)
+		}
 		select {
 		case <-b.Exited():
 			return fmt.Errorf("the broker ended while it started: %v", b.proc.cmd.ProcessState)
 		case <-ctx.Done():
-			return fmt.Errorf("the broker was not ready within %v: %s %v", limit, body, err)
+			return fmt.Errorf("the broker was not ready within %v: %w", limit, err)
 		case <-tick.C:
 		}
 	}
