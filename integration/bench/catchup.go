@@ -146,11 +146,17 @@ func catchup(ctx context.Context, e *Env) (figures []Figure, err error) {
 	cold := Figure{What: "catch-up read of cold data from MinIO", Unit: "MB/s", RawWhat: "raw GETs",
 		Target: &Target{OfRatio: true, Least: true, Bound: 0.6}}
 	cpu := Figure{What: "Firn's CPU for 1 GB of them", Unit: "s", RawWhat: "of raw GETs"}
+	total := Figure{What: "CPU of store, broker and reader for 1 GB", Unit: "s", RawWhat: "of store and raw GETs",
+		Note: "where all of them share the cores, the throughput's ratio is the reverse of this one at best"}
 	again := Figure{What: "second reader, from the cache", Unit: "MB/s", RawWhat: "hot read",
 		Target: &Target{OfRatio: true, Least: true, Bound: 0.9}}
 	againCPU := Figure{What: "Firn's CPU for 1 GB of it", Unit: "s", RawWhat: "hot read"}
 	err = e.pairs(ctx, &cold, func(ctx context.Context) (float64, error) {
 		if err := t.forget(ctx); err != nil {
+			return 0, err
+		}
+		meter, err := probe.StartMeter(store.pid())
+		if err != nil {
 			return 0, err
 		}
 		res, err := t.read(ctx, coldTopic)
@@ -161,14 +167,23 @@ func catchup(ctx context.Context, e *Env) (figures []Figure, err error) {
 		if err != nil {
 			return 0, err
 		}
+		stored, err := meter.Stop()
+		if err != nil {
+			return 0, err
+		}
+		total.Values = append(total.Values, cpuPerGB(stored.Target+res.Usage.Target+res.Usage.Self, res.Bytes))
 		// The second reader and the hot one while the cache is full.
 		return mbPerSecond(res.Bytes, res.Usage.Wall), t.readAgain(ctx, &again, &againCPU)
 	}, func(ctx context.Context) (float64, error) {
 		r, err := t.rawGet(ctx)
+		if err != nil {
+			return 0, err
+		}
 		cpu.Raw = append(cpu.Raw, r.OwnCPUPerGB)
-		return r.MBPerSecond, err
+		total.Raw = append(total.Raw, r.OwnCPUPerGB+*r.ServerCPUPerGB)
+		return r.MBPerSecond, nil
 	})
-	return []Figure{cold, cpu, again, againCPU}, err
+	return []Figure{cold, cpu, total, again, againCPU}, err
 }
 
 // readAgain adds a pair of reads, from the cache and hot.

@@ -153,27 +153,18 @@ func (f *firn) alterTopic(ctx context.Context, name string, configs map[string]s
 	return nil
 }
 
-// partitionFile is the largest segment's path of a topic's partition.
-func (f *firn) partitionFile(ctx context.Context, topic string, partition int) (string, error) {
+// segments are the paths of a topic's segments.
+func (f *firn) segments(ctx context.Context, topic string) ([]string, error) {
 	var m adminapi.TierMap
 	if err := f.getJSON(ctx, adminapi.PathTierMap+"?topic="+url.QueryEscape(topic), &m); err != nil {
-		return "", err
+		return nil, err
 	}
-	pattern := filepath.Join(f.data, m.TopicID, fmt.Sprint(partition), "*.log")
+	pattern := filepath.Join(f.data, m.TopicID, "*", "*.log")
 	paths, err := filepath.Glob(pattern)
-	if err != nil {
-		return "", err
+	if err == nil && len(paths) == 0 {
+		err = fmt.Errorf("bench: no segment of %s at %s", topic, pattern)
 	}
-	best, size := "", int64(-1)
-	for _, p := range paths {
-		if st, err := os.Stat(p); err == nil && st.Size() > size {
-			best, size = p, st.Size()
-		}
-	}
-	if best == "" {
-		return "", fmt.Errorf("bench: no segment of %s at %s", topic, pattern)
-	}
-	return best, nil
+	return paths, err
 }
 
 // rawServer is a process of firn-probe.

@@ -3,7 +3,7 @@
 //
 //   - ProduceServer reads Kafka Produce frames, checks each batch's checksum,
 //     writes the bytes to a file per partition and answers.
-//   - FileServer sends a file by sendfile, Drain takes it in.
+//   - FileServer sends files by sendfile, Drain takes them in.
 //   - GetObjects reads objects of an S3 store in parallel and drops the bytes.
 //
 // A probe does no more than that: no validation of records, no index, no

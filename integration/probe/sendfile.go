@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -18,54 +19,94 @@ const sendfileStep = 1 << 20
 // drainBuffer is the size in bytes of what Drain reads into.
 const drainBuffer = 256 << 10
 
-// FileServer sends a whole file to everyone who connects, by sendfile, and
-// closes the connection. It is the floor under the figure of a hot fetch.
+// FileServer sends whole files, one after the other, to everyone who connects,
+// by sendfile, and closes the connection. It is the floor under the figure of a
+// hot fetch.
 type FileServer struct {
-	srv  *server
-	file *os.File
-	size int64
+	srv   *server
+	files []servedFile
 }
 
-// StartFileServer serves the file at path on addr until Close.
-func StartFileServer(addr, path string) (*FileServer, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("probe: %w", err)
+// servedFile is one of the files.
+type servedFile struct {
+	file *os.File
+	size int64 // bytes, when the server started
+}
+
+// StartFileServer serves the files at paths on addr until Close.
+func StartFileServer(addr string, paths ...string) (*FileServer, error) {
+	f := &FileServer{}
+	err := f.open(paths)
+	if err == nil {
+		f.srv, err = listen(addr, f.serve)
 	}
-	info, err := file.Stat()
 	if err != nil {
-		file.Close()
-		return nil, fmt.Errorf("probe: %w", err)
-	}
-	f := &FileServer{file: file, size: info.Size()}
-	if f.srv, err = listen(addr, f.serve); err != nil {
-		file.Close()
-		return nil, err
+		return nil, errors.Join(err, f.closeFiles())
 	}
 	return f, nil
+}
+
+func (f *FileServer) open(paths []string) error {
+	for _, path := range paths {
+		file, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("probe: %w", err)
+		}
+		f.files = append(f.files, servedFile{file: file})
+		info, err := file.Stat()
+		if err != nil {
+			return fmt.Errorf("probe: %w", err)
+		}
+		f.files[len(f.files)-1].size = info.Size()
+	}
+	return nil
+}
+
+func (f *FileServer) closeFiles() error {
+	var err error
+	for _, s := range f.files {
+		err = errors.Join(err, s.file.Close())
+	}
+	return err
 }
 
 // Addr returns the address that clients connect to.
 func (f *FileServer) Addr() string { return f.srv.ln.Addr().String() }
 
 // Size returns the bytes that each client gets.
-func (f *FileServer) Size() int64 { return f.size }
+func (f *FileServer) Size() int64 {
+	var n int64
+	for _, s := range f.files {
+		n += s.size
+	}
+	return n
+}
 
 // Close ends the server and returns the first error of a connection.
-func (f *FileServer) Close() error { return errors.Join(f.srv.close(), f.file.Close()) }
+func (f *FileServer) Close() error { return errors.Join(f.srv.close(), f.closeFiles()) }
 
-// serve sends the file once.
+// serve sends each file once.
 func (f *FileServer) serve(conn *net.TCPConn) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
+	for i := range f.files {
+		if err := f.files[i].send(raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// send sends one file.
+func (f *servedFile) send(raw syscall.RawConn) error {
 	var (
 		pos     int64
 		sendErr error
 		src     = int(f.file.Fd())
 	)
-	err = raw.Write(func(fd uintptr) bool {
+	err := raw.Write(func(fd uintptr) bool {
 		for pos < f.size {
 			var n int
 			n, sendErr = unix.Sendfile(int(fd), src, &pos, int(min(f.size-pos, sendfileStep)))

@@ -34,13 +34,14 @@ func serveProduce(out *output) *cobra.Command {
 
 // serveFile is the bare server under a broker's figure of serving hot data.
 func serveFile(out *output) *cobra.Command {
-	var addr, path string
+	var addr string
+	var paths []string
 	cmd := &cobra.Command{
 		Use:   "serve-file",
-		Short: "Send a file by sendfile to everyone who connects",
+		Short: "Send files by sendfile to everyone who connects",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			srv, err := probe.StartFileServer(addr, path)
+			srv, err := probe.StartFileServer(addr, paths...)
 			if err != nil {
 				return err
 			}
@@ -52,7 +53,7 @@ func serveFile(out *output) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&addr, "addr", "127.0.0.1:0", "address to listen on")
-	f.StringVar(&path, "file", "", "file to send")
+	f.StringArrayVar(&paths, "file", nil, "file to send; repeatable")
 	must(cmd.MarkFlagRequired("file"))
 	return cmd
 }
