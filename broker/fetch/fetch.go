@@ -43,6 +43,9 @@ type Got struct {
 	Aborted   []producer.Aborted // nil unless the reader is read_committed
 	Local     commitlog.Slice
 	Remote    *remote.Result
+
+	// turn: the first of the fetch that has records, and they are in the bucket.
+	turn bool
 }
 
 // Bytes is the size of the batches in the answer.
@@ -191,7 +194,16 @@ func (s *Service) plan(r *Request) ([]Got, verdict) {
 		}
 		g.Aborted = res.Aborted
 		if res.Remote {
-			v.cold = v.cold || (!r.NoData && (rd.MaxBytes > 0 || rd.AtLeastOne))
+			if r.NoData || (rd.MaxBytes == 0 && !rd.AtLeastOne) {
+				continue
+			}
+			if !v.cold && total == 0 {
+				// It is read after those on disk, though its turn comes before theirs:
+				// they leave it a share, or they could fill each answer for ever.
+				g.turn = true
+				left -= min(int64(rd.MaxBytes), left/2)
+			}
+			v.cold = true
 			continue
 		}
 		g.Local = res.Slice
@@ -353,15 +365,15 @@ func (s *Service) readCold(ctx context.Context, r *Request, got []Got) {
 	}
 	for _, i := range cold {
 		g, w := &got[i], &r.Wants[i]
-		limit := min(int64(w.Read.MaxBytes), r.MaxBytes-total)
-		if limit <= 0 && total > 0 {
+		limit, least := min(int64(w.Read.MaxBytes), r.MaxBytes-total), total == 0 || g.turn
+		if limit <= 0 && !least {
 			continue
 		}
-		res, err := s.opts.Remote.Read(ctx, coldRequest(r, i, g, max(limit, 0), total == 0))
+		res, err := s.opts.Remote.Read(ctx, coldRequest(r, i, g, max(limit, 0), least))
 		switch {
 		case err == nil && res.Bytes == 0 && res.Next > w.Read.From:
 			res.Release()
-			s.readBehindGap(g, w, res.Next, limit, total == 0)
+			s.readBehindGap(g, w, res.Next, limit, least)
 			total += g.Local.Bytes
 		case err == nil:
 			g.Remote = res
