@@ -319,7 +319,7 @@ func (s *Service) goCold(r *Request, got []Got, deadline time.Time) {
 	}
 	if s.opts.Remote == nil {
 		for i := range got {
-			if needsRemote(&got[i]) {
+			if needsRemote(&got[i], &r.Wants[i]) {
 				got[i].Err = kerr.KafkaStorageError
 			}
 		}
@@ -335,8 +335,11 @@ func (s *Service) goCold(r *Request, got []Got, deadline time.Time) {
 	})
 }
 
-func needsRemote(g *Got) bool {
-	return g.Err == nil && g.Diverging == nil && g.Local.Bytes == 0 && g.Remote == nil
+// needsRemote reports whether what a partition was asked for is in the bucket
+// alone; one that has nothing new does not.
+func needsRemote(g *Got, w *Want) bool {
+	return g.Err == nil && g.Diverging == nil && g.Local.Bytes == 0 && g.Remote == nil &&
+		w.Read.From < g.State.LocalStart && w.Read.From >= g.State.LogStart
 }
 
 // readCold reads the partitions that are in the bucket, in order, within what
@@ -355,8 +358,7 @@ func (s *Service) readCold(ctx context.Context, r *Request, got []Got) {
 	}
 	var cold []int
 	for i := range got {
-		from := r.Wants[i].Read.From
-		if needsRemote(&got[i]) && from < got[i].State.LocalStart && from >= got[i].State.LogStart {
+		if needsRemote(&got[i], &r.Wants[i]) {
 			cold = append(cold, i)
 		}
 	}
