@@ -45,6 +45,12 @@ func (l *Log) flushRound() {
 // REQUIRES: files is held.
 func (l *Log) flush(withCheckpoint bool, edit func(*checkpoint)) error {
 	c := l.capture(withCheckpoint)
+	if c.cp != nil && edit == nil && c.end > l.End() {
+		// An append is under way. It may yet be undone, for want of space, and then
+		// there would be none for a checkpoint that takes this one back.
+		c.cp = nil
+		l.flusher.request(l, true)
+	}
 	for _, p := range c.parts {
 		if err := p.File().Acquire(); err != nil {
 			return err
