@@ -240,6 +240,18 @@ func TestSendfile(t *testing.T) {
 	require.True(t, bytes.Equal(content, got))
 	conn.Close()
 
+	two, err := StartFileServer("127.0.0.1:0", path, path)
+	require.NoError(t, err)
+	require.EqualValues(t, 2*len(content), two.Size())
+	conn = connect(t, two.Addr())
+	got, err = io.ReadAll(conn)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(append(content[:len(content):len(content)], content...), got))
+	conn.Close()
+	require.NoError(t, two.Close())
+	_, err = StartFileServer("127.0.0.1:0", path, path+".missing")
+	require.ErrorIs(t, err, os.ErrNotExist)
+
 	n, err := Drain(t.Context(), srv.Addr(), 3, 2)
 	require.NoError(t, err)
 	require.EqualValues(t, 6*len(content), n)
