@@ -336,6 +336,22 @@ func TestLookupTime(t *testing.T) {
 			require.Equal(t, int64(want&^1)*10+int64(want&1), gotTS)
 		}
 	}
+	// From a raised log start, which may lie within a batch or at the end.
+	for from := record.Offset(0); from <= 120; from++ {
+		for _, ts := range []int64{0, int64(from&^1) * 10, int64(from&^1)*10 + 1, int64(from&^1)*10 + 2, 1180, 1181, 1182} {
+			want := record.NoOffset
+			for o := from; o < 120; o++ {
+				if int64(o&^1)*10+int64(o&1) >= ts {
+					want = o
+					break
+				}
+			}
+			got, _, _, ok, err := l.LookupTimeFrom(ts, from)
+			require.NoError(t, err)
+			require.Equal(t, want != record.NoOffset, ok)
+			require.Equal(t, want, got, "time %d from %d", ts, from)
+		}
+	}
 	o, ts, epoch, ok, err := l.MaxTimestamp()
 	require.NoError(t, err)
 	require.True(t, ok)
