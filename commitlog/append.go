@@ -55,7 +55,7 @@ func (l *Log) Append(batches []record.Batch) error {
 		rest = rest[n:]
 	}
 	l.publishEnd(batches[len(batches)-1].NextOffset())
-	l.flusher.appended(l, bytes, !cfg.Lazy)
+	l.flusher.appended(l, bytes, !l.config.Load().Lazy) // of now: SetConfig has synced what was there
 	return nil
 }
 
