@@ -148,7 +148,7 @@ func (r *reader) session() {
 				p.since = time.Now()
 			}
 			if wait := time.Since(p.since); wait > 10*time.Second && r.s.down.Load() == down {
-				r.s.fail("session %d: %v stands at %d of %d since %v", id, p.j, p.next, floorOf[at].watermark, wait)
+				r.s.fail("session %d of %d partitions: %v stands at %d of %d since %v, with %d bytes at a time", id, len(in), p.j, p.next, floorOf[at].watermark, wait, p.max)
 				return
 			}
 		}
