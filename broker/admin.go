@@ -42,7 +42,7 @@ func (b *Broker) startAdmin() error {
 	}
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", b.cfg.AdminAddress)
 	if err != nil {
-		return fmt.Errorf("admin.address %s: %w", b.cfg.AdminAddress, err)
+		return fmt.Errorf("admin.address: %w%s", err, bindAdvice(err))
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),

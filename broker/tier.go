@@ -94,7 +94,11 @@ func (b *Broker) startTier() error {
 	if err != nil {
 		return fmt.Errorf("object.store.url: %w", err)
 	}
+	if t.location.Driver == "mem" {
+		b.log.Warn("object.store.url is mem: what is moved there is lost when this process ends")
+	}
 	t.driver = store
+	store = objstore.WithRates(store, b.cfg.UploadBytesPerSecond, b.cfg.ReadBytesPerSecond)
 	t.store = objstore.WithRetries(store, objstore.RetryOptions{PutTimeout: b.cfg.UploadTimeout, Observe: t.health.observe})
 	b.undo = append(b.undo, func() {
 		if err := t.store.Close(); err != nil {
@@ -244,6 +248,9 @@ func (t *tier) prove(ctx context.Context, b *Broker) bool {
 		case errors.Is(err, objstore.ErrInvalid):
 			b.log.Error("the object store cannot be used: nothing is copied to it", "store", t.location.String(), "err", err)
 			return false
+		case !told && errors.Is(err, objstore.ErrDenied):
+			b.log.Error("the object store denies access: records stay on disk until it lets this node in; check its credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or MinIO's names) and what they may do",
+				"store", t.location.String(), "err", err)
 		case !told:
 			b.log.Warn("the object store does not answer: records stay on disk until it does", "store", t.location.String(), "err", err)
 		}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/firnlog/firn/broker/adminapi"
@@ -214,7 +215,7 @@ func (b *Broker) whyLocal(p *partition.Partition, st partition.State, x reclaim.
 		return adminapi.ReasonNotTiered, x.Text
 	}
 	if x.Code == reclaim.Due || x.Code == reclaim.BelowLogStart {
-		return adminapi.ReasonDue, x.Text
+		return adminapi.ReasonDue, strings.TrimSuffix(x.Text, "; goes with the next pass") // the reason says so
 	}
 	return adminapi.ReasonLocalRetention, x.Text
 }

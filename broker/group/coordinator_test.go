@@ -469,7 +469,7 @@ func TestRebalancesAreLogged(t *testing.T) {
 		c := newCoordinator(t, newFakeLog(), nil)
 		defer c.Close()
 		var b strings.Builder
-		c.logger = slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		c.logger = slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
 				return slog.Attr{}
 			}

@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -186,7 +187,8 @@ func (s *shard) apply(g *group, out *effects, t *turn) {
 	s.logState(g, t)
 }
 
-// logState tells the log of a group's rebalances.
+// logState tells the log of a group's rebalances: where they end, and at debug
+// level each step and its reason.
 func (s *shard) logState(g *group, t *turn) {
 	c := g.classic
 	if s.phase != active || (g.logged.state == c.state && g.logged.generation == c.generation) {
@@ -194,10 +196,15 @@ func (s *shard) logState(g *group, t *turn) {
 	}
 	g.logged.state, g.logged.generation = c.state, c.generation
 	attrs := []any{"group", g.id, "state", c.state, "generation", c.generation, "members", len(c.members)}
-	if c.state == PreparingRebalance {
+	level := slog.LevelInfo
+	switch c.state {
+	case PreparingRebalance:
 		attrs = append(attrs, "reason", c.reason)
+		level = slog.LevelDebug
+	case CompletingRebalance:
+		level = slog.LevelDebug
 	}
-	t.answer(func() { s.c.logger.Info("group: state changed", attrs...) })
+	t.answer(func() { s.c.logger.Log(context.Background(), level, "group: state changed", attrs...) })
 }
 
 // persist writes a group's record and tells the group how it went. A record

@@ -16,3 +16,6 @@ func runBroker(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	}
 	return b.Run(ctx)
 }
+
+// checkBroker says why package broker would not run a configuration.
+func checkBroker(cfg config.Config) error { return broker.Check(cfg) }

@@ -46,6 +46,10 @@ func (n *nodeFlags) register(a *app, cmd *cobra.Command) {
 	})
 }
 
+func (n *nodeFlags) registerFile(a *app, cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVarP(file, "config", "c", a.getenv("FIRN_CONFIG", ""), "YAML file with settings ($FIRN_CONFIG)")
+}
+
 // settings are the flags that were given, as settings.
 func (n *nodeFlags) settings(cmd *cobra.Command) ([]config.Flag, error) {
 	var settings []config.Flag
@@ -110,13 +114,14 @@ and the flags, each stronger than the one before; docs/configuration.md lists th
 		},
 	}
 	n.register(a, cmd)
-	cmd.Flags().StringVarP(&file, "config", "c", a.getenv("FIRN_CONFIG", ""), "YAML file with settings ($FIRN_CONFIG)")
+	n.registerFile(a, cmd, &file)
 	cmd.Flags().BoolVar(&check, "check", false, "check the settings, show them and stop")
 	return cmd
 }
 
 func (a *app) devCommand() *cobra.Command {
 	var n nodeFlags
+	var file string
 	var check bool
 	cmd := &cobra.Command{
 		Use:   "dev",
@@ -127,10 +132,11 @@ func (a *app) devCommand() *cobra.Command {
 		Example: "  firn dev\n  firn dev --data /tmp/firn --listen 127.0.0.1:19092 --admin 127.0.0.1:19644\n  MINIO_ACCESS_KEY=... MINIO_SECRET_KEY=... firn dev --object-store 'minio://127.0.0.1:9000/firn?secure=false'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.startNode(cmd, &n, config.ProfileDev, "", check)
+			return a.startNode(cmd, &n, config.ProfileDev, file, check)
 		},
 	}
 	n.register(a, cmd)
+	n.registerFile(a, cmd, &file)
 	cmd.Flags().BoolVar(&check, "check", false, "check the settings, show them and stop")
 	return cmd
 }
@@ -152,6 +158,9 @@ func (a *app) startNode(cmd *cobra.Command, n *nodeFlags, profile, file string, 
 		return err
 	}
 	if check {
+		if err := checkBroker(cfg); err != nil {
+			return err
+		}
 		return a.showSettings(cfg)
 	}
 	log, err := newLogger(a.errOut, cfg.LogLevel, cfg.LogFormat)
@@ -188,6 +197,13 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	}
 	options := &slog.HandlerOptions{Level: l}
 	if format == "json" {
+		// A duration is text there too: a bare number does not say its unit.
+		options.ReplaceAttr = func(_ []string, attr slog.Attr) slog.Attr {
+			if attr.Value.Kind() == slog.KindDuration {
+				attr.Value = slog.StringValue(attr.Value.Duration().String())
+			}
+			return attr
+		}
 		return slog.New(slog.NewJSONHandler(w, options)), nil
 	}
 	return slog.New(slog.NewTextHandler(w, options)), nil

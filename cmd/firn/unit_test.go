@@ -181,7 +181,7 @@ func TestCheckShowsTheSettings(t *testing.T) {
 	out := c.ok("", "dev", "--check")
 	require.Regexp(t, `(?m)^num\.partitions +7 +set$`, out)
 	require.Regexp(t, `(?m)^fetch\.max\.bytes +57671680 +default$`, out)
-	require.Contains(t, c.ok("", "serve", "--check", "-o", "yaml"), "- name: num.partitions\n  value: \"7\"\n  source: set\n")
+	require.Contains(t, c.ok("", "serve", "--check", "--set", "bootstrap.expect=1", "-o", "yaml"), "- name: num.partitions\n  value: \"7\"\n  source: set\n")
 }
 
 func TestBrokerErrorReachesTheUser(t *testing.T) {

@@ -104,7 +104,8 @@ func (r *Retention) Run(ctx context.Context) {
 			r.o.Logger.Warn("retention: pass failed", "err", err)
 		}
 		if (pass != RetentionPass{}) {
-			r.o.Logger.Info("retention: pass", "result", fmt.Sprintf("%+v", pass))
+			r.o.Logger.Info("retention: pass", counted([]count{{"partitions_trimmed", int64(pass.Advanced)}, {"disk_bytes_freed", pass.Freed},
+				{"segments_sealed", int64(pass.Rolled)}})...)
 		}
 		select {
 		case <-ctx.Done():

@@ -30,6 +30,29 @@ type Pass struct {
 	Foreign       int // keys below our prefix that are not ours; left alone
 }
 
+// attrs are what happened, for the log.
+func (p Pass) attrs() []any {
+	return counted([]count{{"intents_given_up", int64(p.Abandoned)}, {"deletions_begun", int64(p.Started)}, {"objects_deleted", int64(p.Deleted)},
+		{"bytes_deleted", p.DeletedBytes}, {"in_grace", int64(p.Waiting)}, {"topics_purged", int64(p.Purged)},
+		{"orphans_deleted", int64(p.Orphans)}, {"foreign_keys", int64(p.Foreign)}})
+}
+
+type count struct {
+	name string
+	n    int64
+}
+
+// counted leaves out what did not happen.
+func counted(counts []count) []any {
+	var attrs []any
+	for _, c := range counts {
+		if c.n != 0 {
+			attrs = append(attrs, c.name, c.n)
+		}
+	}
+	return attrs
+}
+
 // Sweeper takes deletions to their end. It is not safe for concurrent use: the
 // metadata leader has one, and makes a new one each time it is elected.
 type Sweeper struct {
@@ -68,7 +91,7 @@ func (s *Sweeper) Run(ctx context.Context) {
 		case err != nil:
 			s.o.Logger.Warn("reclaim: pass failed", "err", err)
 		case pass != Pass{Waiting: pass.Waiting, OrphansListed: pass.OrphansListed}:
-			s.o.Logger.Info("reclaim: pass", "result", fmt.Sprintf("%+v", pass))
+			s.o.Logger.Info("reclaim: pass", pass.attrs()...)
 		}
 		timer.Reset(s.o.Interval)
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/firnlog/firn/tiering/objstore"
@@ -112,6 +113,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 	load := []func(*config.LoadOptions) error{
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }), // objstore.Retrying retries
+		config.WithLogger(logging.Nop{}), // it would write to standard error past the broker's log
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
 	}
@@ -126,6 +128,7 @@ func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 	if err != nil {
 		return cfg, fmt.Errorf("%w: s3 configuration: %w", objstore.ErrInvalid, err)
 	}
+	cfg.Credentials = namedCredentials{cfg.Credentials}
 	if cfg.Region == "" && o.Endpoint != "" {
 		cfg.Region = "us-east-1"
 	}
@@ -181,7 +184,21 @@ func classified(err error) bool {
 // noCredentials recognises a failure to find or refresh credentials.
 func noCredentials(err error) bool {
 	signing := (*v4.SigningError)(nil)
-	return errors.As(err, &signing)
+	return errors.As(err, &signing) || errors.Is(err, errNoCredentials)
+}
+
+var errNoCredentials = errors.New("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role of the machine")
+
+// namedCredentials marks failures to find credentials, which the SDK passes on in
+// words only.
+type namedCredentials struct{ aws.CredentialsProvider }
+
+func (c namedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	found, err := c.CredentialsProvider.Retrieve(ctx)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", errNoCredentials, err)
+	}
+	return found, err
 }
 
 // unsigned leaves the body out of the signature: its CRC-32C header is in it.
