@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -28,13 +27,10 @@ const (
 // specialSince is the first version that knows each special timestamp.
 var specialSince = map[int64]int16{tsLatest: 1, tsEarliest: 1, tsMax: 7, tsEarliestLocal: 8, tsLatestTiered: 9, tsEarliestPending: 11}
 
-// listOffsetsTimeout bounds a search in cold data below version 10.
-const listOffsetsTimeout = 30 * time.Second
-
 // listOffsets answers offsets by special timestamp, at once, or by time, which
 // may read from disk or bucket and so runs on its own goroutine.
 func (s *Server) listOffsets(r *wire.Request, req *kmsg.ListOffsetsRequest) {
-	timeout := listOffsetsTimeout
+	timeout := s.Config.ListOffsetsTimeout // below version 10, which says its own
 	if r.Version >= 10 && req.TimeoutMillis > 0 {
 		timeout = millis(req.TimeoutMillis)
 	}

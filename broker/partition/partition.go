@@ -222,9 +222,9 @@ func (p *Partition) assign(a replica.Assignment) error {
 }
 
 // configure takes the topic's configuration.
-func (p *Partition) configure(c *configdef.TopicConfig, rep replica.Config) {
+func (p *Partition) configure(c *configdef.TopicConfig, log commitlog.Config, rep replica.Config) {
 	p.settings.Store(newSettings(c))
-	p.log.SetConfig(logConfig(c))
+	p.log.SetConfig(log)
 	p.mu.Lock()
 	p.effectsLocked(p.rep.SetConfig(rep))
 	p.mu.Unlock()

@@ -26,8 +26,9 @@ import (
 	"github.com/firnlog/firn/record"
 )
 
-// openers is how many logs are opened at the same time.
-const openers = 16
+// leastOpeners is how many logs are opened or closed at the same time, at least:
+// most of it is waiting for the disk.
+const leastOpeners = 16
 
 // proposeTimeout bounds one attempt to change an ISR.
 const proposeTimeout = 10 * time.Second
@@ -39,6 +40,12 @@ type SetOptions struct {
 	Dir    *commitlog.Dir
 	// FlushWorkers is the number of fsyncs under way at one time.
 	FlushWorkers int
+	// Openers is how many logs are opened at the same time, if more than 16
+	// (num.recovery.threads.per.data.dir).
+	Openers int
+	// ProducerExpiration is how long an idle producer is remembered
+	// (producer.id.expiration.ms).
+	ProducerExpiration time.Duration
 	// MaxFiles bounds the descriptors that logs keep open.
 	MaxFiles int
 	// LagMax is replica.lag.time.max.ms.
@@ -145,7 +152,7 @@ func (s *Set) Apply(_, img *metadata.Image, d metadata.Delta) {
 	s.reconfigureLocked(img, d)
 
 	var g errgroup.Group
-	g.SetLimit(openers)
+	g.SetLimit(max(s.opts.Openers, leastOpeners))
 	failed := make([]error, len(d.Partitions))
 	for i, tp := range d.Partitions {
 		g.Go(func() error {
@@ -235,7 +242,7 @@ func (s *Set) open(img *metadata.Image, topic *metadata.Topic, tp record.TopicPa
 	p.settings.Store(newSettings(cfg))
 	log, err := commitlog.Open(commitlog.Options{
 		FS: s.opts.FS, Dir: s.opts.Dir.PathOf(tp), Flusher: s.flusher, FDs: s.fds,
-		Config: logConfig(cfg), InitialOffset: max(state.LogStart, state.RemoteEnd),
+		Config: logConfig(cfg, s.opts.ProducerExpiration), InitialOffset: max(state.LogStart, state.RemoteEnd),
 		OnFlushed: p.flushed, Untrusted: s.opts.Dir.Untrusted(), Logger: s.opts.Logger,
 	})
 	if err != nil {
@@ -298,7 +305,7 @@ func (s *Set) reconfigureLocked(img *metadata.Image, d metadata.Delta) {
 		}
 		for n := range topic.Partitions {
 			if p := s.Get(record.TopicPartition{Topic: id, Partition: n}); p != nil {
-				p.configure(cfg, s.replicaConfig(cfg))
+				p.configure(cfg, logConfig(cfg, s.opts.ProducerExpiration), s.replicaConfig(cfg))
 			}
 		}
 	}
@@ -467,7 +474,7 @@ func (s *Set) Close(clean bool) error {
 	close(s.stop)
 	s.wg.Wait()
 	var g errgroup.Group
-	g.SetLimit(openers)
+	g.SetLimit(max(s.opts.Openers, leastOpeners))
 	for p := range s.All() {
 		g.Go(func() error { return p.close(clean) })
 	}

@@ -27,13 +27,14 @@ func newSettings(c *configdef.TopicConfig) *settings {
 }
 
 // logConfig turns a topic's configuration into what a log needs.
-func logConfig(c *configdef.TopicConfig) commitlog.Config {
+func logConfig(c *configdef.TopicConfig, producers time.Duration) commitlog.Config {
 	age := configdef.Duration(c.SegmentMs)
 	if j := configdef.Duration(c.SegmentJitterMs); j > 0 {
 		age -= min(time.Duration(rand.Int64N(int64(j))), age-1)
 	}
 	return commitlog.Config{
-		SegmentBytes: c.SegmentBytes, SegmentAge: age, IndexIntervalBytes: int64(c.IndexIntervalBytes),
+		ProducerExpiration: producers,
+		SegmentBytes:       c.SegmentBytes, SegmentAge: age, IndexIntervalBytes: int64(c.IndexIntervalBytes),
 		IndexBytes: int64(c.SegmentIndexBytes), Lazy: !c.Fsync, Compact: c.CleanupCompact,
 		MinCleanableRatio: orNegative(c.MinCleanableDirtyRatio),
 		MinCompactionLag:  configdef.Duration(c.MinCompactionLagMs),

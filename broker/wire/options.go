@@ -29,6 +29,11 @@ type Options struct {
 	MaxConnections      int
 	MaxConnectionsPerIP int
 
+	// SendBufferBytes and ReceiveBufferBytes are the sockets' buffers; 0 and
+	// below leave them to the system (socket.send.buffer.bytes and so on).
+	SendBufferBytes    int
+	ReceiveBufferBytes int
+
 	// IdleTimeout closes a connection without traffic and without a request in
 	// flight (default 10 min; Kafka: connections.max.idle.ms).
 	IdleTimeout time.Duration

@@ -237,6 +237,12 @@ func (s *Server) accepted(l *Listener, tcp *net.TCPConn) {
 
 func (s *Server) newConn(l *Listener, tcp *net.TCPConn) (*Conn, error) {
 	raw, err := tcp.SyscallConn()
+	if err == nil && s.opts.SendBufferBytes > 0 {
+		err = tcp.SetWriteBuffer(s.opts.SendBufferBytes)
+	}
+	if err == nil && s.opts.ReceiveBufferBytes > 0 {
+		err = tcp.SetReadBuffer(s.opts.ReceiveBufferBytes)
+	}
 	if err != nil {
 		return nil, err
 	}
