@@ -114,7 +114,7 @@ func groups(s *script) {
 		s.ask("heartbeat", min(v, 4), beating(group, member, gen))
 		s.ask("describe", min(v, 6), describingGroup(group))
 		s.ask("sync again", min(v, 5), syncing(group, member, gen))
-		s.ask("commit", min(v+2, 9), committing(min(v+2, 9), group, member, gen, target{}))
+		s.ask("commit", min(v+2, 9), committing(group, member, gen, target{}))
 		s.ask("join again", v, joining(group, member, "", "kind", "p", "q"))
 		s.ask("delete while not empty", min(v, 2), deletingGroups(group))
 		s.ask("leave", min(v, 5), leaving(group, member))
@@ -240,7 +240,7 @@ func groupErrors(s *script) {
 	}
 }
 
-func committing(version int16, group, member string, generation int32, t target) *kmsg.OffsetCommitRequest {
+func committing(group, member string, generation int32, t target) *kmsg.OffsetCommitRequest {
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.Group, req.MemberID, req.Generation = group, member, generation
 	rt := kmsg.NewOffsetCommitRequestTopic()
@@ -254,7 +254,7 @@ func committing(version int16, group, member string, generation int32, t target)
 	return req
 }
 
-func fetchingOffsets(version int16, group string, t target, partitions ...int32) *kmsg.OffsetFetchRequest {
+func fetchingOffsets(group string, t target, partitions ...int32) *kmsg.OffsetFetchRequest {
 	req := kmsg.NewPtrOffsetFetchRequest()
 	req.Group = group
 	rg := kmsg.NewOffsetFetchRequestGroup()
@@ -278,46 +278,46 @@ func offsets(s *script) {
 	s.coordinate(none)
 	nothing := target{s.name("nothing"), unknownID}
 	for v := int16(2); v <= 10; v++ {
-		s.ask("simple commit", v, committing(v, g, "", -1, t))
-		s.ask("commit of an unknown topic", v, committing(v, g, "", -1, nothing))
-		far := committing(v, g, "", -1, t)
+		s.ask("simple commit", v, committing(g, "", -1, t))
+		s.ask("commit of an unknown topic", v, committing(g, "", -1, nothing))
+		far := committing(g, "", -1, t)
 		far.Topics[0].Partitions[0].Partition = 9
 		s.ask("commit of an unknown partition", v, far)
-		s.ask("commit with a generation to an unknown group", v, committing(v, none, "m", 5, t))
-		s.ask("commit as a stranger", v, committing(v, g, "stranger", -1, t))
-		s.ask("commit of another generation", v, committing(v, g, "stranger", 7, t))
-		s.ask("commit to no group", v, committing(v, "", "", -1, t))
-		long := committing(v, g, "", -1, t)
+		s.ask("commit with a generation to an unknown group", v, committing(none, "m", 5, t))
+		s.ask("commit as a stranger", v, committing(g, "stranger", -1, t))
+		s.ask("commit of another generation", v, committing(g, "stranger", 7, t))
+		s.ask("commit to no group", v, committing("", "", -1, t))
+		long := committing(g, "", -1, t)
 		long.Topics[0].Partitions[0].Metadata = to(string(make([]byte, 5000)))
 		s.ask("metadata too long", v, long)
-		null := committing(v, g, "", -1, t)
+		null := committing(g, "", -1, t)
 		null.Topics[0].Partitions[0].Metadata = nil
 		null.Topics[0].Partitions[0].Partition = 1
 		s.ask("null metadata", v, null)
-		s.ask("commit of nothing", v, committing(v, g, "", -1, target{}))
+		s.ask("commit of nothing", v, committing(g, "", -1, target{}))
 	}
 	for v := int16(1); v <= 10; v++ {
-		s.ask("fetch", v, fetchingOffsets(v, g, t, 0, 1, 5))
-		s.ask("fetch an unknown topic", v, fetchingOffsets(v, g, nothing, 0))
-		s.ask("fetch of an unknown group", v, fetchingOffsets(v, none, t, 0))
-		s.ask("fetch of no group", v, fetchingOffsets(v, "", t, 0))
-		all := fetchingOffsets(v, g, target{})
+		s.ask("fetch", v, fetchingOffsets(g, t, 0, 1, 5))
+		s.ask("fetch an unknown topic", v, fetchingOffsets(g, nothing, 0))
+		s.ask("fetch of an unknown group", v, fetchingOffsets(none, t, 0))
+		s.ask("fetch of no group", v, fetchingOffsets("", t, 0))
+		all := fetchingOffsets(g, target{})
 		if v >= 2 {
 			s.ask("fetch all", v, all)
-			s.ask("fetch all of an unknown group", v, fetchingOffsets(v, none, target{}))
+			s.ask("fetch all of an unknown group", v, fetchingOffsets(none, target{}))
 		}
 		if v >= 7 {
-			stable := fetchingOffsets(v, g, t, 0)
+			stable := fetchingOffsets(g, t, 0)
 			stable.RequireStable = true
 			s.ask("fetch stable", v, stable)
 		}
 		if v >= 8 {
-			two := fetchingOffsets(v, g, t, 0)
-			two.Groups = append(two.Groups, fetchingOffsets(v, none, t, 0).Groups...)
+			two := fetchingOffsets(g, t, 0)
+			two.Groups = append(two.Groups, fetchingOffsets(none, t, 0).Groups...)
 			s.ask("fetch two groups", v, two)
 		}
 		if v >= 9 {
-			as := fetchingOffsets(v, g, t, 0)
+			as := fetchingOffsets(g, t, 0)
 			as.Groups[0].MemberID, as.Groups[0].MemberEpoch = to("stranger"), 5
 			s.ask("fetch as a stranger", v, as)
 		}

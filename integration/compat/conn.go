@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ type conn struct {
 }
 
 func dial(addr string) (*conn, error) {
-	nc, err := net.DialTimeout("tcp", addr, answerLimit)
+	nc, err := (&net.Dialer{Timeout: answerLimit}).DialContext(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func (c *conn) read(wait time.Duration) ([]byte, fate, error) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, silent, nil
 		}
-		return nil, closed, nil //nolint:nilerr // a closed connection is a finding, not a failure
+		return nil, closed, nil // a finding, not a failure
 	}
 	n := int32(binary.BigEndian.Uint32(size[:]))
 	if n < 4 || n > maxAnswer {
@@ -99,7 +100,7 @@ func (c *conn) send(req kmsg.Request, version int16, clientID *string, wait time
 	req.SetVersion(version)
 	frame := c.header(req.Key(), version, req.IsFlexible(), clientID)
 	if err := c.write(req.AppendTo(frame)); err != nil {
-		return nil, closed, nil //nolint:nilerr // a closed connection is a finding, not a failure
+		return nil, closed, nil // a finding, not a failure
 	}
 	body, f, err := c.read(wait)
 	if err != nil || f != answered {

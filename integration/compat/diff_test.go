@@ -63,6 +63,14 @@ func TestExplain(t *testing.T) {
 	require.Equal(t, []int{1, 0}, []int{rules[0].uses, rules[1].uses})
 }
 
+// What a second run does not show again was passing.
+func TestBoth(t *testing.T) {
+	first := []difference{{step: "a", field: "x", ours: "1"}, {step: "a", field: "y"}, {step: "b", field: "x"}}
+	second := []difference{{step: "a", field: "x", ours: "2"}, {step: "b", field: "z"}}
+	require.Equal(t, first[:1], both(first, second))
+	require.Empty(t, both(first, nil))
+}
+
 // What differs from run to run is named, and lists are keyed by their elements.
 func TestFlatten(t *testing.T) {
 	n := &namer{names: map[string]string{}, port: 4711, drop: "-abc"}

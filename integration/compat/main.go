@@ -9,6 +9,10 @@
 // unless a rule of understood.go expects it; a rule that nothing uses any more is
 // printed too. The status is 1 if anything was.
 //
+// What differs is asked once more, with new topics and groups, and counts if it
+// differs again: on a busy machine a Kafka tells of partitions before it serves
+// them.
+//
 // It runs beside the clients' checks: make test-clients.
 package main
 
@@ -18,6 +22,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -31,7 +36,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: compat [flags] KAFKA-HOST:PORT FIRN-HOST:PORT")
 		os.Exit(2)
 	}
-	runs, err := converse(flag.Args(), *only)
+	runs, err := converse(flag.Args(), func(c chapter) bool { return strings.Contains(c.name, *only) })
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -42,13 +47,42 @@ func main() {
 			os.Exit(1)
 		}
 	}
-	if !report(os.Stdout, runs, *words, *only == "") {
+	diffs := compare(runs[0].steps, runs[1].steps)
+	open := explain(diffs, rules)
+	if len(open) > 0 {
+		again, err := converse(flag.Args(), func(c chapter) bool {
+			return slices.ContainsFunc(open, func(d difference) bool { return strings.HasPrefix(d.step, c.name+"/") })
+		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		open = both(open, compare(again[0].steps, again[1].steps))
+	}
+	if !report(os.Stdout, len(runs[0].steps), diffs, open, *words, *only == "") {
 		os.Exit(1)
 	}
 }
 
-// converse runs the chapters against all brokers at the same time.
-func converse(addrs []string, only string) ([]*script, error) {
+// both returns the differences of the first run that the second has too, in the
+// same field if perhaps with other values.
+func both(first, second []difference) []difference {
+	type place struct{ step, field string }
+	seen := make(map[place]bool, len(second))
+	for _, d := range second {
+		seen[place{d.step, d.field}] = true
+	}
+	var out []difference
+	for _, d := range first {
+		if seen[place{d.step, d.field}] {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// converse runs the wanted chapters against all brokers at the same time.
+func converse(addrs []string, wanted func(chapter) bool) ([]*script, error) {
 	suffix := fmt.Sprintf("%06x", rand.Uint32()&0xffffff)
 	runs := make([]*script, len(addrs))
 	failed := make([]error, len(addrs))
@@ -61,11 +95,13 @@ func converse(addrs []string, only string) ([]*script, error) {
 				return
 			}
 			runs[i] = s
+			if failed[i] = s.warmUp(); failed[i] != nil {
+				return
+			}
 			for _, c := range chapters {
-				if !strings.Contains(c.name, only) {
-					continue
+				if wanted(c) {
+					s.run(c)
 				}
-				s.run(c)
 			}
 		})
 	}
@@ -80,9 +116,7 @@ func converse(addrs []string, only string) ([]*script, error) {
 
 // report prints what differs and is not understood, and tells whether there was
 // nothing. whole says that all chapters ran, so that unused rules are stale.
-func report(w io.Writer, runs []*script, words, whole bool) bool {
-	diffs := compare(runs[0].steps, runs[1].steps)
-	open := explain(diffs, rules)
+func report(w io.Writer, requests int, diffs, open []difference, words, whole bool) bool {
 	for _, d := range open {
 		fmt.Fprintf(w, "%s\n    %s\n    kafka: %s\n    firn:  %s\n", d.step, d.field, d.kafka, d.ours)
 	}
@@ -103,8 +137,8 @@ func report(w io.Writer, runs []*script, words, whole bool) bool {
 			fmt.Fprintf(w, "no difference any more: %s\n", r.reason)
 		}
 	}
-	fmt.Fprintf(w, "%d requests, %d fields differ: %d understood, %d in words, %d not understood; %d stale rules\n",
-		len(runs[0].steps), len(diffs), len(diffs)-len(open)-wording, wording, len(open), stale)
+	fmt.Fprintf(w, "%d requests, %d fields differ: %d understood or passing, %d in words, %d not understood; %d stale rules\n",
+		requests, len(diffs), len(diffs)-len(open)-wording, wording, len(open), stale)
 	return len(open) == 0 && stale == 0
 }
 

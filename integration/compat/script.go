@@ -80,6 +80,31 @@ func (s *script) fail(format string, args ...any) {
 	panic(failure{fmt.Errorf(format, args...)})
 }
 
+// warmLimit bounds the wait for a broker that has just been started.
+const warmLimit = 3 * time.Minute
+
+// warmUp waits until the broker makes topics, gives producer ids and coordinates
+// groups, which a Kafka does some time after it has begun to listen.
+func (s *script) warmUp() error {
+	end := time.Now().Add(warmLimit)
+	for try := 0; ; try++ {
+		s.run(chapter{"warm-up", func(s *script) {
+			s.topic(fmt.Sprintf("warm-up-%d", try), 1)
+			fresh := kmsg.NewPtrInitProducerIDRequest()
+			fresh.ProducerID, fresh.ProducerEpoch = -1, -1
+			s.until(4, fresh, func(r kmsg.Response) bool { return r.(*kmsg.InitProducerIDResponse).ErrorCode == 0 })
+			s.coordinate(s.name("warm-up"))
+		}})
+		if len(s.steps) == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s is not ready: %w", s.addr, s.steps[0].err)
+		}
+		s.steps = nil
+	}
+}
+
 // name makes a topic or group name of this run.
 func (s *script) name(base string) string { return base + s.suffix }
 
