@@ -205,12 +205,12 @@ func build(id []byte, keyed bool) (*kgo.Record, identity) {
 	if keyed {
 		r.Key = fmt.Appendf(nil, "key-%d", out.key)
 	} else if random.IntN(3) == 0 {
-		r.Key = random1(random, random.IntN(20))
+		r.Key = noise(random, random.IntN(20))
 	}
 	if random.IntN(4) == 0 {
-		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "h", Value: random1(random, random.IntN(30))}, kgo.RecordHeader{Key: "", Value: nil})
+		r.Headers = append(r.Headers, kgo.RecordHeader{Key: "h", Value: noise(random, random.IntN(30))}, kgo.RecordHeader{Key: "", Value: nil})
 	}
-	size := 0
+	var size int
 	switch n := random.IntN(1000); {
 	case n < 5:
 		size = 100_000 + random.IntN(300_000)
@@ -222,7 +222,7 @@ func build(id []byte, keyed bool) (*kgo.Record, identity) {
 		size = 50 + random.IntN(1500)
 	}
 	if !out.tomb {
-		r.Value = random1(random, size)
+		r.Value = noise(random, size)
 	}
 	var h maphash.Hash
 	h.SetSeed(seed)
@@ -248,8 +248,8 @@ func sum(h *maphash.Hash, b []byte) {
 	h.Write(b)
 }
 
-// random1 makes bytes that compress about by half.
-func random1(random *rand.Rand, size int) []byte {
+// noise makes bytes that compress about by half.
+func noise(random *rand.Rand, size int) []byte {
 	b := make([]byte, size)
 	for i := 0; i < size; i += 16 {
 		var word [8]byte

@@ -3,6 +3,7 @@ package soak
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -377,7 +378,7 @@ func (r *reader) one(w *walk, x *record.Record) error {
 		return nil // its batch begins before the fetch
 	}
 	if offset != w.next && !w.j.topic.kind.compacted {
-		return errorf("%v: offset %d came where %d was due", w.j, offset, w.next)
+		return fmt.Errorf("%v: offset %d came where %d was due", w.j, offset, w.next)
 	}
 	headers := make([]kgo.RecordHeader, len(x.Headers))
 	for i, h := range x.Headers {
@@ -388,11 +389,11 @@ func (r *reader) one(w *walk, x *record.Record) error {
 		err = w.j.read(id, offset, x.Timestamp)
 	}
 	if err != nil {
-		return errorf("offset %d: %w", offset, err)
+		return fmt.Errorf("offset %d: %w", offset, err)
 	}
 	if w.order != nil {
 		if before, ok := w.order[id.producer]; ok && id.seq <= before || ok && id.seq != before+1 && !w.j.topic.kind.compacted && w.last >= 0 {
-			return errorf("%v@%d: producer %d's record %d comes after its record %d", w.j, offset, id.producer, id.seq, before)
+			return fmt.Errorf("%v@%d: producer %d's record %d comes after its record %d", w.j, offset, id.producer, id.seq, before)
 		}
 		w.order[id.producer] = id.seq
 	}

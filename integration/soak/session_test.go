@@ -2,14 +2,11 @@ package soak
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
-
-func errorf(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 // sessionPart is a partition within a fetch session.
 type sessionPart struct {
@@ -147,7 +144,7 @@ func (r *reader) session() {
 			if moved[at] || p.next >= floorOf[at].watermark {
 				p.since = time.Now()
 			}
-			if wait := time.Since(p.since); wait > 10*time.Second && r.s.down.Load() == down {
+			if wait := time.Since(p.since); wait > 20*time.Second && r.s.down.Load() == down {
 				r.s.fail("session %d of %d partitions: %v stands at %d of %d since %v, with %d bytes at a time", id, len(in), p.j, p.next, floorOf[at].watermark, wait, p.max)
 				return
 			}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,7 +22,7 @@ import (
 )
 
 var (
-	length   = flag.Duration("soak", 25*time.Second, "how long the load lasts")
+	length   = flag.Duration("soak", 15*time.Second, "how long the load lasts")
 	seedFlag = flag.Uint64("soak.seed", 1, "of all choices; 0 takes one from the clock")
 	profiles = flag.String("soak.profiles", "", "a directory for a heap profile of the broker after the load")
 	rateFlag = flag.Int("soak.rate", 3<<20, "bytes per second that the producers write together")
@@ -158,10 +157,7 @@ func TestSoak(t *testing.T) {
 		*seedFlag = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d, %v", *seedFlag, *length)
-	dir := os.Getenv("FIRN_SOAK_DIR")
-	if dir == "" {
-		dir = t.TempDir()
-	}
+	dir := t.TempDir()
 	s := &soak{t: t, seed: *seedFlag, counts: map[string]int{}}
 	s.b = harness.New(t, harness.Options{DataDir: filepath.Join(dir, "data"), Store: "fs://" + filepath.Join(dir, "bucket"),
 		Set: []string{"offsets.topic.num.partitions=4", "log.retention.check.interval.ms=300", "remote.log.manager.task.interval.ms=300",
@@ -193,7 +189,7 @@ func TestSoak(t *testing.T) {
 	s.stop()
 	s.wg.Wait()
 	s.report()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	s.ctx, s.stop = context.WithCancel(ctx)
 	producers.close(s)
@@ -227,7 +223,7 @@ func (s *soak) restarts() {
 	s.run(func() {
 		random := s.random(99)
 		for {
-			if !s.pause(time.Duration(6+random.IntN(8)) * time.Second) {
+			if !s.pause(time.Duration(3000+random.IntN(9000)) * time.Millisecond) {
 				return
 			}
 			s.down.Add(1)
