@@ -442,8 +442,8 @@ func TestListAndDescribe(t *testing.T) {
 			}
 			return strings.Join(s, " ")
 		}
-		require.Equal(t, "a::Empty:Classic b:consumer:Stable:Classic", ids(nil, nil))
-		require.Equal(t, "b:consumer:Stable:Classic", ids([]string{" stable ", "Dead"}, []string{"CLASSIC"}))
+		require.Equal(t, "a::Empty:classic b:consumer:Stable:classic", ids(nil, nil))
+		require.Equal(t, "b:consumer:Stable:classic", ids([]string{" stable ", "Dead"}, []string{"CLASSIC"}))
 		require.Empty(t, ids(nil, []string{"consumer"}))
 		require.Empty(t, ids([]string{"PreparingRebalance"}, nil))
 
