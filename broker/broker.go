@@ -17,11 +17,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -74,13 +78,22 @@ type Broker struct {
 // New checks that the node can be built from its configuration. It opens
 // nothing.
 func New(cfg config.Config, log *slog.Logger) (*Broker, error) {
-	if len(cfg.Listeners) == 0 {
-		return nil, errors.New("broker: no listener is configured: set listeners, for example PLAINTEXT://127.0.0.1:9092")
-	}
-	if cfg.BootstrapExpect != 1 {
-		return nil, fmt.Errorf("broker: bootstrap.expect is %d, but clusters of several nodes are not served yet: set it to 1", cfg.BootstrapExpect)
+	if err := Check(cfg); err != nil {
+		return nil, err
 	}
 	return &Broker{cfg: cfg, log: log, fatal: make(chan error, 1), readied: make(chan struct{})}, nil
+}
+
+// Check says what a node cannot be built from, though each setting by itself is
+// valid.
+func Check(cfg config.Config) error {
+	if len(cfg.Listeners) == 0 {
+		return errors.New("no listener is configured: set listeners, for example PLAINTEXT://127.0.0.1:9092")
+	}
+	if cfg.BootstrapExpect != 1 {
+		return fmt.Errorf("bootstrap.expect is %d, but clusters of several nodes are not served yet: for a single node set bootstrap.expect to 1 (in the file, or --set bootstrap.expect=1)", cfg.BootstrapExpect)
+	}
+	return nil
 }
 
 // Ready is closed once clients are served.
@@ -108,6 +121,7 @@ func (b *Broker) fail(err error) {
 // orderly end.
 func (b *Broker) Run(ctx context.Context) (err error) {
 	clean := false
+	var stopping time.Time // zero: not in order
 	defer func() {
 		for i := len(b.undo) - 1; i >= 0; i-- {
 			b.undo[i]()
@@ -120,6 +134,9 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 		}
 		if b.dir != nil {
 			err = errors.Join(err, b.dir.Close(clean))
+		}
+		if !stopping.IsZero() && err == nil {
+			b.log.Info("broker has stopped", "took", time.Since(stopping).Round(time.Millisecond))
 		}
 	}()
 	started := time.Now()
@@ -135,7 +152,8 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 
 	select {
 	case <-ctx.Done():
-		b.log.Info("broker stops")
+		stopping = time.Now()
+		b.log.Info("broker stops: connections drain, logs close", "at_most", b.cfg.ShutdownTimeout)
 	case err = <-b.fatal:
 		b.log.Error("broker stops: it cannot go on", "err", err)
 	case err = <-served:
@@ -156,14 +174,25 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 func (b *Broker) boundListeners() []string {
 	var out []string
 	for _, l := range b.cfg.Listeners {
-		out = append(out, l.Name+"://"+b.wire.Addr(l.Name).String())
+		bound := b.wire.Addr(l.Name).String()
+		text := l.Name + "://" + bound
+		if told := net.JoinHostPort(l.AdvertisedHost, strconv.Itoa(int(l.AdvertisedPort))); told != bound && l.AdvertisedPort != 0 {
+			text += " (clients are told " + told + ")"
+		}
+		out = append(out, text)
 	}
 	return out
 }
 
 func (b *Broker) start(ctx context.Context) error {
 	var err error
-	if b.dir, err = commitlog.OpenDir(vfs.Default, b.cfg.DataDir, commitlog.DirOptions{}); err != nil {
+	b.dir, err = commitlog.OpenDir(vfs.Default, b.cfg.DataDir, commitlog.DirOptions{})
+	switch {
+	case errors.Is(err, commitlog.ErrLocked):
+		return fmt.Errorf("data.dir %s is in use by another process: stop that one, or name another directory", b.cfg.DataDir)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("data.dir %s: %w: let the user that runs this process write there, or name another directory", b.cfg.DataDir, err)
+	case err != nil:
 		return fmt.Errorf("data directory %s: %w", b.cfg.DataDir, err)
 	}
 	if err := b.bind(); err != nil {
@@ -210,6 +239,7 @@ func (b *Broker) bind() error {
 	opts := wire.Options{
 		Handler: handler{b}, Table: table, Logger: b.log,
 		MaxConnections: b.cfg.MaxConnections, MaxConnectionsPerIP: b.cfg.MaxConnectionsPerIP,
+		SendBufferBytes: b.cfg.SendBufferBytes, ReceiveBufferBytes: b.cfg.ReceiveBufferBytes,
 		IdleTimeout: b.cfg.MaxIdle, MaxInFlight: b.cfg.PipelineDepth, MemoryBudget: b.cfg.MemoryBudgetBytes,
 	}
 	for _, l := range b.cfg.Listeners {
@@ -219,13 +249,51 @@ func (b *Broker) bind() error {
 		return fmt.Errorf("listeners: %w", err)
 	}
 	if err := b.wire.Listen(); err != nil {
-		return fmt.Errorf("listeners: %w", err)
+		return fmt.Errorf("listeners: %w%s", err, bindAdvice(err))
 	}
 	b.undo = append(b.undo, func() {
 		cut, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = b.wire.Shutdown(cut) // a second time it has nothing left to say
 	})
+	return nil
+}
+
+// bindAdvice says what to do about an address that cannot be bound; "" when there
+// is nothing to add.
+func bindAdvice(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return ": another process listens there; stop that one, or choose another port"
+	case errors.Is(err, syscall.EACCES):
+		return ": this user may not bind that port; choose one above 1023"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return ": no interface of this machine has that address; bind one that it has, and let advertised.listeners say what clients connect to"
+	}
+	return ""
+}
+
+// checkOrigin refuses a data directory that something is missing from: an empty
+// metadata log would begin an empty cluster, to which all logs here are strangers.
+func (b *Broker) checkOrigin(metadataDir string) error {
+	if b.dir.ClusterID() == "" {
+		return nil
+	}
+	if _, err := os.Stat(metadataDir); err != nil {
+		return fmt.Errorf("%s belongs to cluster %s, but its metadata cannot be read: %w: bring it back, or begin anew with an empty data.dir",
+			b.cfg.DataDir, b.dir.ClusterID(), err)
+	}
+	return nil
+}
+
+// checkNodeID refuses a changed node.id: the partitions of this directory are
+// placed on the id that it had.
+func (b *Broker) checkNodeID() error {
+	for known := range b.meta.Image().Brokers() {
+		if known.DirectoryID == b.dir.DirectoryID() && known.ID != b.cfg.ID {
+			return fmt.Errorf("node.id is %d, but %s belongs to node %d: correct node.id or data.dir", b.cfg.ID, b.cfg.DataDir, known.ID)
+		}
+	}
 	return nil
 }
 
@@ -238,9 +306,13 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	if clusterID == "" {
 		clusterID = record.NewTopicID().String() // 22 characters of base64url, as Kafka's
 	}
-	var err error
+	metadataDir := filepath.Join(b.cfg.DataDir, "metadata")
+	err := b.checkOrigin(metadataDir)
+	if err != nil {
+		return err
+	}
 	b.meta, err = raftnode.Open(raftnode.Options{
-		Dir: filepath.Join(b.cfg.DataDir, "metadata"), DirectoryID: b.dir.DirectoryID(),
+		Dir: metadataDir, DirectoryID: b.dir.DirectoryID(),
 		ClusterID: clusterID, Features: api.Features(), BootstrapExpect: b.cfg.BootstrapExpect,
 		OnFatal: func(err error) { b.fail(fmt.Errorf("metadata: %w", err)) }, Logger: b.log,
 	})
@@ -253,6 +325,9 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	have := b.meta.Image().ClusterID()
 	if b.cfg.ClusterID != "" && b.cfg.ClusterID != have {
 		return fmt.Errorf("cluster.id is %s, but %s belongs to cluster %s: correct cluster.id or data.dir", b.cfg.ClusterID, b.cfg.DataDir, have)
+	}
+	if err := b.checkNodeID(); err != nil {
+		return err
 	}
 	if err := b.dir.SetClusterID(have); err != nil {
 		return fmt.Errorf("data directory: %w", err)
@@ -281,6 +356,7 @@ func (b *Broker) register(ctx context.Context) error {
 func (b *Broker) startParts() {
 	b.parts = partition.NewSet(partition.SetOptions{
 		NodeID: b.cfg.ID, FS: vfs.Default, Dir: b.dir, FlushWorkers: flushWorkers, MaxFiles: logFiles(),
+		Openers: b.cfg.RecoveryThreads, ProducerExpiration: b.cfg.ProducerIDExpiration,
 		LagMax: b.cfg.ReplicaLagTimeMax, BrokerConfigs: b.cfg.Static, Meta: b.meta, OnLeadership: b.leadershipChanged,
 		OnFatal: b.fail, Logger: b.log,
 	})
