@@ -341,9 +341,9 @@ func offsets(s *script) {
 	s.ask("delete offsets of an unknown topic", 0, del(g, nothing.name, 0))
 	s.ask("delete offsets of an unknown group", 0, del(none, t.name, 0))
 	s.ask("delete offsets of no group", 0, del("", t.name, 0))
-	s.ask("after the deletion", 9, fetchingOffsets(9, g, t, 0, 1))
+	s.ask("after the deletion", 9, fetchingOffsets(g, t, 0, 1))
 	s.ask("delete the group", 2, deletingGroups(g))
-	s.ask("after the group's deletion", 9, fetchingOffsets(9, g, t, 0, 1))
+	s.ask("after the group's deletion", 9, fetchingOffsets(g, t, 0, 1))
 }
 
 // transactions are not served: the refusals are compared with what a Kafka does.

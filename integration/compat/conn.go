@@ -100,7 +100,7 @@ func (c *conn) send(req kmsg.Request, version int16, clientID *string, wait time
 	req.SetVersion(version)
 	frame := c.header(req.Key(), version, req.IsFlexible(), clientID)
 	if err := c.write(req.AppendTo(frame)); err != nil {
-		return nil, closed, nil // a finding, not a failure
+		return nil, closed, nil //nolint:nilerr // a closed connection is a finding, not a failure
 	}
 	body, f, err := c.read(wait)
 	if err != nil || f != answered {
