@@ -89,7 +89,7 @@ func TestDescribeTopicPartitionsPages(t *testing.T) {
 					got = append(got, *topic.Topic+"!")
 				}
 				for _, p := range topic.Partitions {
-					got = append(got, *topic.Topic+string(rune('0'+p.Partition)))
+					got = append(got, *topic.Topic+string('0'+p.Partition))
 					n++
 				}
 			}

@@ -203,6 +203,7 @@ func (s *shard) logState(g *group, t *turn) {
 		level = slog.LevelDebug
 	case CompletingRebalance:
 		level = slog.LevelDebug
+	default: // where a rebalance ended
 	}
 	t.answer(func() { s.c.logger.Log(context.Background(), level, "group: state changed", attrs...) })
 }

@@ -76,15 +76,15 @@ func TestALogBelowWhatWasCommittedBeginsAnewThere(t *testing.T) {
 			require.NoError(t, a.Err)
 			require.Equal(t, c.want, a.Base)
 			_, end := b.part().Log().EpochEnd(0)
-			switch {
-			case c.remoteEnd == 10:
+			switch c.remoteEnd {
+			case 10:
 				require.EqualValues(t, 7, end, "the bucket knows where epoch 0 ended")
 				if c.logStart == 0 {
 					res, err := read(b.part(), 4)
 					require.NoError(t, err)
 					require.True(t, res.Remote)
 				}
-			case c.remoteEnd == 0:
+			case 0:
 				require.EqualValues(t, c.want, end)
 			}
 			// It stays so over another restart.

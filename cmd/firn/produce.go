@@ -272,7 +272,7 @@ func (a *app) batchLimit(ctx context.Context, topic string, partition int32) (in
 	}
 	configs, err := admin.DescribeTopicConfigs(askCtx, topic)
 	if err != nil {
-		return 0, nil //nolint:nilerr // who may write need not be let read settings
+		return 0, nil // who may write need not be let read settings
 	}
 	for _, resource := range configs {
 		for _, c := range resource.Configs {

@@ -113,7 +113,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func loadConfig(ctx context.Context, o Options) (aws.Config, error) {
 	load := []func(*config.LoadOptions) error{
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }), // objstore.Retrying retries
-		config.WithLogger(logging.Nop{}), // it would write to standard error past the broker's log
+		config.WithLogger(logging.Nop{}),                                   // it would write to standard error past the broker's log
 		config.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
 		config.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
 	}
