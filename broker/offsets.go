@@ -74,6 +74,11 @@ func (l offsetsLog) Scan(ctx context.Context, n int32, fn func(*record.Batch) er
 		if err != nil {
 			return fmt.Errorf("read %s-%d at %d: %w", offsetsTopic, n, at, err)
 		}
+		if res.Remote {
+			// The topic is compacted and so never tiered; to load a part would be to
+			// forget groups in silence.
+			return fmt.Errorf("read %s-%d at %d: the records are in the object store alone", offsetsTopic, n, at)
+		}
 		buf, err = res.Slice.ReadAll(buf[:0])
 		next := res.Slice.Next
 		res.Slice.Release()
