@@ -26,8 +26,9 @@ type space struct {
 	left    atomic.Int64 // above the reserve, by the last measure and what was taken since
 	free    atomic.Int64 // by the last measure
 	reserve atomic.Int64
-	unknown atomic.Bool // the file system does not say
-	full    atomic.Bool // for the log: told once
+	unknown atomic.Bool  // the file system does not say
+	full    atomic.Bool  // for the log: told once
+	refused atomic.Int64 // the largest append that found no room, 0 once there is room for it
 }
 
 func newSpace(fs vfs.FS, path string, log *slog.Logger) *space {
@@ -50,7 +51,11 @@ func (s *space) measure() {
 	s.reserve.Store(reserve)
 	s.free.Store(int64(use.AvailBytes))
 	s.left.Store(left)
-	if full := left <= 0; full != s.full.Swap(full) {
+	full := left <= s.refused.Load()
+	if !full {
+		s.refused.Store(0)
+	}
+	if full != s.full.Swap(full) {
 		if full {
 			s.log.Error("the disk is full: writes are refused until there is room", "path", s.path, "free", use.AvailBytes, "kept_free", reserve)
 		} else {
@@ -71,6 +76,7 @@ func (s *space) take(n int64, internal bool) error {
 	}
 	if left := s.left.Add(-n); left < floor {
 		s.left.Add(n)
+		s.refused.Store(max(n, s.refused.Load()))
 		return fmt.Errorf("%w: the disk is full: %d bytes are left and %d of them kept free", kerr.KafkaStorageError,
 			s.free.Load(), s.reserve.Load())
 	}

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -41,4 +42,22 @@ func TestSpaceKeepsAReserve(t *testing.T) {
 	d.avail = 900 << 20
 	b.set.space.measure()
 	require.NoError(t, b.append(batch(1, plain()), true).Err)
+}
+
+// Producers whose batches no longer fit are told of in the log, though a smaller
+// record still would: a disk was full for half a minute before anybody knew.
+func TestADiskTooFullForABatchIsTold(t *testing.T) {
+	d := &smallDisk{FS: vfs.NewMem(), total: 1000 << 20, avail: 51 << 20} // 1 MiB above the reserve
+	var told strings.Builder
+	s := newSpace(d, "data", slog.New(slog.NewTextHandler(&told, nil)))
+	require.Error(t, s.take(2<<20, false))
+	s.measure()
+	s.measure()
+	require.Equal(t, 1, strings.Count(told.String(), "the disk is full"))
+	require.True(t, s.full.Load())
+	require.NoError(t, s.take(10, false))
+	d.avail = 53 << 20
+	s.measure()
+	require.False(t, s.full.Load())
+	require.Equal(t, 1, strings.Count(told.String(), "has room again"))
 }

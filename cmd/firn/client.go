@@ -25,6 +25,8 @@ func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 		kgo.SoftwareNameAndVersion("firn", softwareVersion()),
 		kgo.DialTimeout(5 * time.Second),
 		kgo.RetryTimeout(a.timeout),
+		// What does not speak Kafka may never answer at all.
+		kgo.RequestTimeoutOverhead(min(max(a.timeout, 100*time.Millisecond), 10*time.Second)),
 	}, opts...)
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
