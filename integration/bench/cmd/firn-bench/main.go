@@ -57,8 +57,13 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if *quick {
-		env.Scale, env.Runs = quickScale, quickRuns
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if *quick && !given["scale"] {
+		env.Scale = quickScale
+	}
+	if *quick && !given["runs"] {
+		env.Runs = quickRuns
 	}
 	cases, err := choose(*only)
 	switch {
