@@ -379,12 +379,15 @@ func (m *Machine) finished(now time.Time, p *progress, e Proposed) []Effect {
 		return m.abandon(now, p, e.Err)
 	}
 	m.totals.Finished++
-	if !e.Result.Applied {
-		m.totals.Dropped++
-	} else {
+	if e.Result.Applied {
 		m.totals.Bytes += p.uploaded.Size
+		p.led.from(p.copy.End)
+	} else {
+		// Below the log start by now, or given up meanwhile by the sweeper of
+		// another leadership: only the next look tells where to go on.
+		m.totals.Dropped++
+		p.led.Sealed = nil
 	}
-	p.led.from(p.copy.End)
 	p.failures = 0
 	return m.end(now, p, nil)
 }

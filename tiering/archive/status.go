@@ -11,7 +11,7 @@ import (
 // Totals count since the start.
 type Totals struct {
 	Finished int64 // copies that were committed, dropped ones included
-	Dropped  int64 // of these, ended below the log start
+	Dropped  int64 // of these, ended below the log start or were given up meanwhile
 	Bytes    int64 // of objects committed and kept
 	Failures int64 // failed steps
 }
