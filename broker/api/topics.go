@@ -284,6 +284,9 @@ func (s *Server) deleteTopics(r *wire.Request, req *kmsg.DeleteTopicsRequest) {
 		img := s.Meta.Image()
 		resp := kmsg.NewPtrDeleteTopicsResponse()
 		resp.Topics = deletions(img, req)
+		if !s.Config.DeleteEnable {
+			refuseDeletions(resp.Topics, r.Version)
+		}
 		cmd := &command.DeleteTopics{Request: command.Request{RequestID: uuid.New()}, Time: time.Now().UnixMilli()}
 		var slots []int
 		for i := range resp.Topics {
@@ -307,6 +310,20 @@ func (s *Server) deleteTopics(r *wire.Request, req *kmsg.DeleteTopicsRequest) {
 		}
 		r.Reply(resp)
 	})
+}
+
+// refuseDeletions answers that topics cannot be deleted here
+// (delete.topic.enable=false), in the words that the request's version knows.
+func refuseDeletions(topics []kmsg.DeleteTopicsResponseTopic, version int16) {
+	refusal := kerr.TopicDeletionDisabled
+	if version < 3 {
+		refusal = kerr.InvalidRequest
+	}
+	for i := range topics {
+		if topics[i].ErrorCode == 0 {
+			topics[i].ErrorCode, topics[i].ErrorMessage = refusal.Code, messageOf(refusal)
+		}
+	}
 }
 
 // deletions are the answers for the topics of a request, without an error for

@@ -104,3 +104,16 @@ func TestDescribeTopicPartitionsPages(t *testing.T) {
 		require.Equal(t, whole, got, "limit %d", limit)
 	}
 }
+
+// delete.topic.enable=false refuses what could be deleted, and nothing hides
+// another mistake.
+func TestDeletionsRefused(t *testing.T) {
+	for version, want := range map[int16]int16{2: kerr.InvalidRequest.Code, 3: kerr.TopicDeletionDisabled.Code, 6: kerr.TopicDeletionDisabled.Code} {
+		ok, unknown := kmsg.NewDeleteTopicsResponseTopic(), kmsg.NewDeleteTopicsResponseTopic()
+		unknown.ErrorCode = kerr.UnknownTopicOrPartition.Code
+		topics := []kmsg.DeleteTopicsResponseTopic{ok, unknown}
+		refuseDeletions(topics, version)
+		require.Equal(t, want, topics[0].ErrorCode, "version %d", version)
+		require.Equal(t, kerr.UnknownTopicOrPartition.Code, topics[1].ErrorCode)
+	}
+}
