@@ -179,23 +179,25 @@ func (p *Partition) writeLoop() {
 // the partition's role.
 func (p *Partition) readmit(queue []*Append) ([]*Append, record.Epoch) {
 	var refused []*Append
-	p.mu.Lock()
-	defer func() {
-		p.mu.Unlock()
-		for _, a := range refused {
-			a.written()
-		}
-	}()
 	kept := queue[:0]
+	p.mu.Lock()
 	for _, a := range queue {
 		if a.Err = p.admitLocked(a); a.Err != nil {
 			refused = append(refused, a)
-			p.ready = append(p.ready, a)
-			continue
+		} else {
+			kept = append(kept, a)
 		}
-		kept = append(kept, a)
 	}
-	return kept, p.rep.LeaderEpoch()
+	epoch := p.rep.LeaderEpoch()
+	p.mu.Unlock()
+	// Ready only after that: whoever delivers meanwhile would answer them first.
+	for _, a := range refused {
+		a.written()
+	}
+	p.mu.Lock()
+	p.ready = append(p.ready, refused...)
+	p.mu.Unlock()
+	return kept, epoch
 }
 
 // write stamps, checks and appends a gathered queue. The log judges the sequence
