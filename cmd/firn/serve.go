@@ -123,22 +123,59 @@ func (a *app) devCommand() *cobra.Command {
 	var n nodeFlags
 	var file string
 	var check bool
+	brokers := 1
 	cmd := &cobra.Command{
 		Use:   "dev",
-		Short: "Run one node on this machine, with embedded defaults",
+		Short: "Run a node, or a small cluster, on this machine, with embedded defaults",
 		Long: `Run one node with the dev profile: it listens on 127.0.0.1:9092, keeps its data in
 ./firn-data, makes topics when they are asked for, and tiers them into a directory
-(or the bucket that --object-store names).`,
-		Example: "  firn dev\n  firn dev --data /tmp/firn --listen 127.0.0.1:19092 --admin 127.0.0.1:19644\n  MINIO_ACCESS_KEY=... MINIO_SECRET_KEY=... firn dev --object-store 'minio://127.0.0.1:9000/firn?secure=false'",
+(or the bucket that --object-store names).
+
+With --brokers 3 it runs three broker processes on consecutive ports from --listen
+and --admin over one object store, writes their process ids and addresses to
+cluster.json in the data directory, and brings a broker that was killed back after
+two seconds: pull the plug of one and watch.`,
+		Example: "  firn dev\n  firn dev --data /tmp/firn --listen 127.0.0.1:19092 --admin 127.0.0.1:19644\n  MINIO_ACCESS_KEY=... MINIO_SECRET_KEY=... firn dev --object-store 'minio://127.0.0.1:9000/firn?secure=false'\n  firn dev --brokers 3",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if brokers != 1 {
+				return a.runDevCluster(cmd, &n, brokers, file, check)
+			}
 			return a.startNode(cmd, &n, config.ProfileDev, file, check)
 		},
 	}
 	n.register(a, cmd)
 	n.registerFile(a, cmd, &file)
 	cmd.Flags().BoolVar(&check, "check", false, "check the settings, show them and stop")
+	cmd.Flags().IntVar(&brokers, "brokers", 1, "how many broker processes to run")
 	return cmd
+}
+
+// runDevCluster runs several brokers, each a process of its own.
+func (a *app) runDevCluster(cmd *cobra.Command, n *nodeFlags, brokers int, file string, check bool) error {
+	f := cmd.Flags()
+	switch {
+	case brokers < 1:
+		return fmt.Errorf("--brokers %d: want 1 to %d", brokers, maxDevBrokers)
+	case check || file != "":
+		return errors.New("--brokers runs several nodes with settings of their own: it goes with --set, not with --config or --check")
+	case f.Changed("advertise"):
+		return errors.New("--brokers: each broker advertises what it listens on; --advertise is for one")
+	}
+	o := devClusterOptions{brokers: brokers, data: "firn-data", listen: defaultBootstrap, admin: defaultAdmin, set: n.set}
+	for name, to := range map[string]*string{"data": &o.data, "listen": &o.listen, "admin": &o.admin, "object-store": &o.objectStore, "log-level": &o.logLevel} {
+		if f.Changed(name) {
+			*to = f.Lookup(name).Value.String()
+		}
+	}
+	if o.objectStore != "" {
+		o.objectStore = absoluteStore(o.objectStore)
+	}
+	c, err := newDevCluster(o, a.errOut)
+	if err != nil {
+		return err
+	}
+	return c.run(cmd.Context())
 }
 
 // shownSetting is one line of --check.
