@@ -108,6 +108,7 @@ func TestJourneyOnARealNode(t *testing.T) {
 	c, _ = startNode(t, dir, settings...)
 	require.Equal(t, strings.Repeat(".", records), c.ok("", "consume", "load", "--from", "earliest", "-e", "-f", "."))
 	require.Equal(t, "", c.ok("", "consume", "auto", "-g", "g", "--from", "earliest", "-e"), "the group's place outlives a restart")
+	require.Contains(t, c.fails("topic", "delete", "__consumer_offsets", "-y"), "firn: __consumer_offsets is internal: ")
 	require.Contains(t, c.ok("", "group", "seek", "g", "--to", "earliest"), "auto           0     1   0\n")
 	c.ok("", "group", "delete", "g")
 	c.ok("", "topic", "delete", "load", "auto", "-y")
@@ -123,6 +124,7 @@ func TestMistakesAtARealNode(t *testing.T) {
 		"warm:1d is not older than hot:30d: an age counts from when the record was written, so ages must rise along the ladder (INVALID_CONFIG)": {"topic", "alter", "orders", "-c", "retention.tiers=hot:30d,warm:1d"},
 		"firn: topic orders: It is invalid to disable remote storage without deleting remote data.":                                              {"topic", "alter", "orders", "-c", "remote.storage.enable=false"},
 		"retention.tiers=hot:1d,warm:30d means retention.ms=2592000000, but retention.ms=5 is set too: remove one of the two":                    {"topic", "alter", "orders", "-c", "retention.tiers=hot:1d,warm:30d", "-c", "retention.ms=5"},
+		"firn: topic orders: Unknown topic config name: retention.mss (INVALID_CONFIG); did you mean retention.ms?":                              {"topic", "alter", "orders", "--unset", "retention.mss"},
 		"firn: topic orders: it exists already; `firn topic alter` changes it":                                                                   {"topic", "create", "orders"},
 		"(INVALID_PARTITIONS)":             {"topic", "alter", "orders", "-p", "1"},
 		"(INVALID_TOPIC_EXCEPTION)":        {"topic", "create", "a/b"},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/metadata/configdef"
@@ -351,6 +352,9 @@ func alterations(set, remove, add, subtract []string) ([]kadm.AlterConfig, error
 
 func (a *app) alterTopic(ctx context.Context, admin *kadm.Client, name string, changes []kadm.AlterConfig, partitions int) error {
 	var done []string
+	if err := checkUnset(ctx, admin, name, changes); err != nil {
+		return err
+	}
 	if len(changes) > 0 {
 		responses, err := admin.AlterTopicConfigs(ctx, changes, name)
 		if err != nil {
@@ -385,8 +389,50 @@ func (a *app) alterTopic(ctx context.Context, admin *kadm.Client, name string, c
 	})
 }
 
+// checkUnset refuses to unset what no topic has: a broker says nothing of it, and
+// the misspelt setting would stay as it is.
+func checkUnset(ctx context.Context, admin *kadm.Client, topic string, changes []kadm.AlterConfig) error {
+	var names []string
+	for _, c := range changes {
+		if c.Op == kadm.DeleteConfig {
+			names = append(names, c.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	described, err := admin.DescribeTopicConfigs(ctx, topic)
+	if err == nil {
+		_, err = described.On(topic, func(r *kadm.ResourceConfig) error { return r.Err })
+	}
+	if err != nil {
+		return fmt.Errorf("settings of topic %s: %w", topic, err)
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(described[0].Configs, func(c kadm.Config) bool { return c.Key == name }) {
+			return hintConfigs(refused("topic "+topic, kerr.InvalidConfig, "Unknown topic config name: "+name), []string{name})
+		}
+	}
+	return nil
+}
+
+// checkInternal refuses to delete the topics that brokers keep their own state in,
+// unless that is asked for: with __consumer_offsets goes every group's position.
+func checkInternal(ctx context.Context, admin *kadm.Client, names []string) error {
+	topics, err := admin.ListTopicsWithInternal(ctx, names...)
+	if err != nil {
+		return fmt.Errorf("look topics up: %w", err)
+	}
+	for _, name := range names {
+		if topics[name].IsInternal {
+			return fmt.Errorf("%s is internal: the brokers keep their own state there, such as every group's offsets; with --internal it is deleted all the same", name)
+		}
+	}
+	return nil
+}
+
 func (a *app) topicDelete() *cobra.Command {
-	var yes bool
+	var yes, internal bool
 	cmd := &cobra.Command{
 		Use: "delete TOPIC...", Short: "Delete topics and their data in all tiers", Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.completeTopics,
@@ -395,6 +441,11 @@ func (a *app) topicDelete() *cobra.Command {
 				return err
 			}
 			return a.withAdmin(cmd, func(ctx context.Context, admin *kadm.Client) error {
+				if !internal {
+					if err := checkInternal(ctx, admin, names); err != nil {
+						return err
+					}
+				}
 				responses, err := admin.DeleteTopics(ctx, names...)
 				if err != nil {
 					return fmt.Errorf("delete topics: %w", err)
@@ -413,6 +464,7 @@ func (a *app) topicDelete() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&internal, "internal", false, "delete internal topics too")
 	return cmd
 }
 
