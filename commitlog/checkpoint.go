@@ -44,7 +44,7 @@ type checkpoint struct {
 	// [swap.Base, swap.End), if its file is found.
 	swap *segment.Meta
 	// epochs are the leader epochs.
-	epochs epochCache
+	epochs EpochCache
 	// aborted is the transaction index of the active segment so far.
 	aborted []producer.Aborted
 	// producers is the snapshot of the producer state at the recovery point.

@@ -14,15 +14,17 @@ type EpochStart struct {
 	Start record.Offset
 }
 
-// epochCache holds the leader epochs of a log (KIP-101). Epochs that wrote
-// nothing are kept too: a follower may ask for the end of one.
+// EpochCache holds the leader epochs of a log (KIP-101). Epochs that wrote
+// nothing are kept too: a follower may ask for the end of one. It is a value
+// without I/O, so that the simulator (integration/sim) asks the code that
+// answers in production.
 //
 // INVARIANT: epochs strictly increase, starts never decrease.
-type epochCache []EpochStart
+type EpochCache []EpochStart
 
-// assign notes that epoch e begins at start. Entries that contradict it, a
+// Assign notes that epoch e begins at start. Entries that contradict it, a
 // newer epoch or a later start, go. It says whether anything changed.
-func (c *epochCache) assign(e record.Epoch, start record.Offset) bool {
+func (c *EpochCache) Assign(e record.Epoch, start record.Offset) bool {
 	s := *c
 	if n := len(s); n > 0 && s[n-1].Epoch == e && s[n-1].Start <= start {
 		return false
@@ -35,22 +37,22 @@ func (c *epochCache) assign(e record.Epoch, start record.Offset) bool {
 	return true
 }
 
-// last is the newest epoch, NoEpoch when there is none.
-func (c epochCache) last() record.Epoch {
+// Last is the newest epoch, NoEpoch when there is none.
+func (c EpochCache) Last() record.Epoch {
 	if len(c) == 0 {
 		return record.NoEpoch
 	}
 	return c[len(c)-1].Epoch
 }
 
-// endOf answers as Kafka's LeaderEpochFileCache.endOffsetFor: the largest
+// EndOf answers as Kafka's LeaderEpochFileCache.endOffsetFor: the largest
 // epoch at or below e and the offset at which it ended. It answers NoEpoch and
 // NoOffset when e is newer than all or nothing is known.
-func (c epochCache) endOf(e record.Epoch, logEnd record.Offset) (record.Epoch, record.Offset) {
-	if e < 0 || len(c) == 0 || e > c.last() {
+func (c EpochCache) EndOf(e record.Epoch, logEnd record.Offset) (record.Epoch, record.Offset) {
+	if e < 0 || len(c) == 0 || e > c.Last() {
 		return record.NoEpoch, record.NoOffset
 	}
-	if e == c.last() {
+	if e == c.Last() {
 		return e, logEnd
 	}
 	i := 0
@@ -63,8 +65,8 @@ func (c epochCache) endOf(e record.Epoch, logEnd record.Offset) (record.Epoch, r
 	return c[i-1].Epoch, c[i].Start
 }
 
-// truncate drops the epochs that begin at or after end.
-func (c epochCache) truncate(end record.Offset) epochCache {
+// Truncate returns the epochs that begin below end.
+func (c EpochCache) Truncate(end record.Offset) EpochCache {
 	n := len(c)
 	for n > 0 && c[n-1].Start >= end {
 		n--
@@ -75,7 +77,7 @@ func (c epochCache) truncate(end record.Offset) epochCache {
 const epochEntry = 4 + 8
 
 // appendEpochs encodes as docs/format/leader-epochs.md describes.
-func appendEpochs(dst []byte, c epochCache) []byte {
+func appendEpochs(dst []byte, c EpochCache) []byte {
 	be := binary.BigEndian
 	dst = be.AppendUint32(dst, uint32(len(c)))
 	for _, e := range c {
@@ -86,7 +88,7 @@ func appendEpochs(dst []byte, c epochCache) []byte {
 }
 
 // parseEpochs decodes the epochs at the start of b and answers what follows.
-func parseEpochs(b []byte) (epochCache, []byte, error) {
+func parseEpochs(b []byte) (EpochCache, []byte, error) {
 	if len(b) < 4 {
 		return nil, nil, fmt.Errorf("%w: leader epochs are cut off", ErrCorrupt)
 	}
@@ -96,7 +98,7 @@ func parseEpochs(b []byte) (epochCache, []byte, error) {
 	if n*epochEntry > int64(len(b)) {
 		return nil, nil, fmt.Errorf("%w: %d leader epochs claimed in %d bytes", ErrCorrupt, n, len(b))
 	}
-	c := make(epochCache, n)
+	c := make(EpochCache, n)
 	for i := range c {
 		c[i] = EpochStart{Epoch: record.Epoch(be.Uint32(b)), Start: record.Offset(be.Uint64(b[4:]))}
 		b = b[epochEntry:]

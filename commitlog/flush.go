@@ -124,7 +124,7 @@ func (l *Log) checkpointLocked(parts []*part) *checkpoint {
 	cp := &checkpoint{
 		start: parts[0].Base(), cleaned: l.cleaned,
 		segments:  make([]segment.Meta, len(parts)),
-		epochs:    append(epochCache(nil), l.epochs...),
+		epochs:    append(EpochCache(nil), l.epochs...),
 		aborted:   append([]producer.Aborted(nil), last.aborted...),
 		producers: l.producers.AppendSnapshot(nil, last.Meta().End),
 	}

@@ -39,7 +39,7 @@ func sampleCheckpoint() *checkpoint {
 	swap.Bytes, swap.Flags = 200, segment.Compacted
 	return &checkpoint{
 		clean: true, start: 10, cleaned: 20, segments: []segment.Meta{sealed, active}, swap: &swap,
-		epochs: epochCache{{1, 0}, {4, 15}}, aborted: []producer.Aborted{{ProducerID: 3, First: 21, Last: 25, LastStable: 26}},
+		epochs: EpochCache{{1, 0}, {4, 15}}, aborted: []producer.Aborted{{ProducerID: 3, First: 21, Last: 25, LastStable: 26}},
 		producers: (&producer.State{}).AppendSnapshot(nil, 31),
 	}
 }
@@ -59,7 +59,7 @@ func TestGoldenCheckpoint(t *testing.T) {
 }
 
 func TestGoldenEpochs(t *testing.T) {
-	golden(t, "v1.epochs", appendEpochs(nil, epochCache{{0, 0}, {3, 100}, {4, 100}}))
+	golden(t, "v1.epochs", appendEpochs(nil, EpochCache{{0, 0}, {3, 100}, {4, 100}}))
 }
 
 func TestGoldenDirectory(t *testing.T) {
@@ -94,7 +94,7 @@ func FuzzParseCheckpoint(f *testing.F) {
 }
 
 func FuzzParseEpochs(f *testing.F) {
-	f.Add(appendEpochs(nil, epochCache{{0, 0}, {3, 100}, {4, 100}}))
+	f.Add(appendEpochs(nil, EpochCache{{0, 0}, {3, 100}, {4, 100}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, rest, err := parseEpochs(b)
 		if err != nil {
@@ -103,7 +103,7 @@ func FuzzParseEpochs(f *testing.F) {
 		}
 		require.Equal(t, b, append(appendEpochs(nil, c), rest...))
 		for _, e := range c {
-			got, end := c.endOf(e.Epoch, math.MaxInt64)
+			got, end := c.EndOf(e.Epoch, math.MaxInt64)
 			require.Equal(t, e.Epoch, got)
 			require.GreaterOrEqual(t, end, e.Start)
 		}

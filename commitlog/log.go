@@ -76,7 +76,7 @@ type Log struct {
 
 	mu         sync.Mutex // guards the fields below; never held across I/O
 	producers  producer.State
-	epochs     epochCache
+	epochs     EpochCache
 	cleaned    record.Offset // compaction has come this far
 	dirChanged bool          // the directory has entries that are not synced
 	newDir     bool          // nor is the directory itself in its parents
@@ -233,14 +233,14 @@ func (l *Log) Segments() []SegmentInfo {
 func (l *Log) EpochEnd(e record.Epoch) (record.Epoch, record.Offset) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.epochs.endOf(e, l.End())
+	return l.epochs.EndOf(e, l.End())
 }
 
 // LastEpoch is the newest leader epoch, NoEpoch when there is none.
 func (l *Log) LastEpoch() record.Epoch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.epochs.last()
+	return l.epochs.Last()
 }
 
 // Epochs lists the leader epochs, oldest first. They are kept from the start
@@ -259,7 +259,7 @@ func (l *Log) AssignEpoch(e record.Epoch, start record.Offset) error {
 		return err
 	}
 	l.mu.Lock()
-	changed := l.epochs.assign(e, start)
+	changed := l.epochs.Assign(e, start)
 	l.mu.Unlock()
 	if changed {
 		l.flusher.appended(l, 0, false)

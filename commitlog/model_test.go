@@ -20,7 +20,7 @@ import (
 type model struct {
 	batches    []record.Batch // from the first that was not trimmed
 	start, end record.Offset
-	epochs     epochCache
+	epochs     EpochCache
 	next       map[int64]int32 // sequence by producer
 }
 
@@ -54,7 +54,7 @@ func TestAgainstModel(t *testing.T) {
 				}
 				require.NoError(t, l.Append(batches))
 				for _, b := range batches {
-					m.epochs.assign(b.LeaderEpoch, b.BaseOffset)
+					m.epochs.Assign(b.LeaderEpoch, b.BaseOffset)
 				}
 				m.batches, m.end = append(m.batches, batches...), end
 			},
@@ -73,7 +73,7 @@ func TestAgainstModel(t *testing.T) {
 				if n > 0 {
 					m.end = m.batches[n-1].NextOffset()
 				}
-				m.epochs = m.epochs.truncate(m.end)
+				m.epochs = m.epochs.Truncate(m.end)
 				clear(m.next)
 				for _, p := range l.Producers() {
 					m.next[p.ProducerID] = p.LastSequence + 1

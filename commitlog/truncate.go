@@ -198,10 +198,10 @@ func (l *Log) root() error {
 	return nil
 }
 
-func (l *Log) epochsBelow(end record.Offset) epochCache {
+func (l *Log) epochsBelow(end record.Offset) EpochCache {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.epochs.truncate(end)
+	return l.epochs.Truncate(end)
 }
 
 func (l *Log) cleanedEnd() record.Offset {
@@ -246,9 +246,9 @@ func (l *Log) ResetTo(off record.Offset, epochs []EpochStart, producers []byte) 
 	if off < 0 {
 		return fmt.Errorf("%w: reset to %d", ErrOutOfRange, off)
 	}
-	var cache epochCache
+	var cache EpochCache
 	for _, e := range epochs {
-		cache.assign(e.Epoch, e.Start)
+		cache.Assign(e.Epoch, e.Start)
 	}
 	state := &producer.State{}
 	if producers != nil {
@@ -265,7 +265,7 @@ func (l *Log) ResetTo(off record.Offset, epochs []EpochStart, producers []byte) 
 }
 
 // reset is ResetTo. REQUIRES: writing and files are held.
-func (l *Log) reset(off record.Offset, epochs epochCache, state *producer.State) error {
+func (l *Log) reset(off record.Offset, epochs EpochCache, state *producer.State) error {
 	cp := &checkpoint{reset: true, start: off, cleaned: off, epochs: epochs, producers: state.AppendSnapshot(nil, off)}
 	if err := l.replaceCheckpoint(cp); err != nil {
 		return err
@@ -283,7 +283,7 @@ func (l *Log) reset(off record.Offset, epochs epochCache, state *producer.State)
 }
 
 // beginAt replaces all segments by an empty one.
-func (l *Log) beginAt(off record.Offset, epochs epochCache, state *producer.State) (*part, error) {
+func (l *Log) beginAt(off record.Offset, epochs EpochCache, state *producer.State) (*part, error) {
 	gone := l.list()
 	for _, p := range gone {
 		if err := l.removePart(p); err != nil {
