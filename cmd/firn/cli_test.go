@@ -219,6 +219,38 @@ func TestConsumeEndsAfterAnAbortedTransaction(t *testing.T) {
 	require.Equal(t, "kept\ndropped\n", c.ok("", "consume", "orders", "--from", "earliest", "-e"))
 }
 
+// A range that the broker cannot read is told once, and read when it can be.
+func TestConsumeTellsOfARangeThatCannotBeRead(t *testing.T) {
+	c := startCluster(t, "orders")
+	c.ok("v\n", "produce", "orders", "-p", "0")
+	refusals := 3
+	c.cluster.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.cluster.KeepControl()
+		req := r.(*kmsg.FetchRequest)
+		if refusals == 0 || len(req.Topics) == 0 {
+			return nil, nil, false
+		}
+		refusals--
+		resp := req.ResponseKind().(*kmsg.FetchResponse)
+		for _, asked := range req.Topics {
+			topic := kmsg.NewFetchResponseTopic()
+			topic.Topic, topic.TopicID = asked.Topic, asked.TopicID
+			for _, p := range asked.Partitions {
+				part := kmsg.NewFetchResponseTopicPartition()
+				part.Partition, part.ErrorCode = p.Partition, kerr.KafkaStorageError.Code
+				topic.Partitions = append(topic.Partitions, part)
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		return resp, nil, true
+	})
+	out, errOut, code := c.run("", "consume", "orders", "-p", "0", "--from", "earliest", "-e")
+	require.Zero(t, code, errOut)
+	require.Equal(t, "v\n", out)
+	require.Equal(t, 1, strings.Count(errOut, "KAFKA_STORAGE_ERROR"), errOut)
+	require.Zero(t, refusals)
+}
+
 func TestGroups(t *testing.T) {
 	c := startCluster(t, "orders")
 	c.ok("a\nb\nc\n", "produce", "orders", "-p", "0")

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -106,7 +108,8 @@ func (a *app) consume(cmd *cobra.Command, topic string, o consumeOptions) error 
 	}
 	defer client.Close()
 	out := bufio.NewWriterSize(a.out, 64<<10)
-	c := &consumption{client: client, ends: ends, render: render, out: out, options: o, flushAlways: a.outIsTerminal}
+	c := &consumption{client: client, ends: ends, render: render, out: out, options: o, flushAlways: a.outIsTerminal,
+		notes: a.errOut, unreadable: make(map[int32]bool)}
 	err = c.run(cmd.Context())
 	if flushErr := out.Flush(); err == nil {
 		err = flushErr
@@ -180,7 +183,7 @@ func (a *app) consumeDirect(ctx context.Context, topic string, o consumeOptions)
 		}
 	}
 	client, err := a.connect(ctx, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: places}),
-		kgo.FetchIsolationLevel(o.isolation()), kgo.KeepControlRecords())
+		kgo.FetchIsolationLevel(o.isolation()), kgo.KeepControlRecords(), kgo.KeepRetryableFetchErrors())
 	return client, ends, err
 }
 
@@ -217,7 +220,7 @@ func (a *app) consumeGroup(ctx context.Context, topic string, o consumeOptions) 
 		return nil, nil, fmt.Errorf("--from %s: a group begins where it was, or for new partitions at earliest or latest; `firn group seek` moves it elsewhere", o.from)
 	}
 	client, err := a.connect(ctx, kgo.ConsumeTopics(topic), kgo.ConsumerGroup(o.group), kgo.ConsumeResetOffset(reset),
-		kgo.AutoCommitMarks(), kgo.FetchIsolationLevel(o.isolation()), kgo.KeepControlRecords())
+		kgo.AutoCommitMarks(), kgo.FetchIsolationLevel(o.isolation()), kgo.KeepControlRecords(), kgo.KeepRetryableFetchErrors())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -260,6 +263,8 @@ type consumption struct {
 	out         *bufio.Writer
 	options     consumeOptions
 	flushAlways bool
+	notes       io.Writer
+	unreadable  map[int32]bool // partitions of which was said that they cannot be read
 	written     int64
 	scratch     []byte
 }
@@ -270,6 +275,7 @@ func (c *consumption) run(ctx context.Context) error {
 		if err := fetchError(ctx, fetches); err != nil {
 			return err
 		}
+		c.tellUnreadable(fetches)
 		for it := fetches.RecordIter(); !it.Done(); {
 			done, err := c.take(it.Next())
 			if err != nil || done {
@@ -307,18 +313,34 @@ func (c *consumption) take(r *kgo.Record) (done bool, err error) {
 	return c.options.count > 0 && c.written >= c.options.count, nil
 }
 
-// fetchError is the first error of a poll, with its partition.
+// fetchError is the first error of a poll that no retry will mend, with its
+// partition. The client retries the others by itself: leaders move.
 func fetchError(ctx context.Context, fetches kgo.Fetches) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	errs := fetches.Errors()
-	if len(errs) == 0 {
-		return nil
+	for _, e := range fetches.Errors() {
+		if !kerr.IsRetriable(e.Err) {
+			return refused(readingOf(e), e.Err, "")
+		}
 	}
-	subject := "reading"
-	if e := errs[0]; e.Topic != "" {
-		subject = "reading " + subjectOf(e.Topic, e.Partition)
+	return nil
+}
+
+// tellUnreadable says once of each partition that its broker cannot read its disk
+// or its bucket, which may last.
+func (c *consumption) tellUnreadable(fetches kgo.Fetches) {
+	for _, e := range fetches.Errors() {
+		if errors.Is(e.Err, kerr.KafkaStorageError) && !c.unreadable[e.Partition] {
+			c.unreadable[e.Partition] = true
+			fmt.Fprintf(c.notes, "firn: %s: the broker cannot read what is asked for (KAFKA_STORAGE_ERROR); its log says why, and it is asked again\n", readingOf(e))
+		}
 	}
-	return refused(subject, errs[0].Err, "")
+}
+
+func readingOf(e kgo.FetchError) string {
+	if e.Topic == "" {
+		return "reading"
+	}
+	return "reading " + subjectOf(e.Topic, e.Partition)
 }
