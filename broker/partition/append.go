@@ -304,6 +304,7 @@ func (p *Partition) commit(appends []*Append) error {
 			a.Base, a.Err = -1, err
 		}
 		p.ready = append(p.ready, appends...)
+		p.watch.movedLocked() // a log that failed answers readers with its error
 		return err
 	}
 	for _, a := range appends {
@@ -315,6 +316,7 @@ func (p *Partition) commit(appends []*Append) error {
 			p.ready = append(p.ready, a)
 		}
 	}
+	p.watch.grownLocked()
 	p.effectsLocked(p.rep.Appended(p.log.End()))
 	return nil
 }

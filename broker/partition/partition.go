@@ -62,8 +62,7 @@ type Partition struct {
 	acks       []*Append
 	ready      []*Append // to be delivered, in offset order
 	delivering bool
-	watchers   []Watcher
-	moved      bool // watchers are to be told
+	watch      watchList
 	// INVARIANT: logStart and remoteEnd never go back.
 	logStart  record.Offset
 	remoteEnd record.Offset
@@ -84,10 +83,6 @@ type settings struct {
 	topic *configdef.TopicConfig
 	rules record.Rules // Now is set per batch
 }
-
-// Watcher is told when there may be more to read, or when the partition's
-// leadership changed. Moved must not block.
-type Watcher interface{ Moved() }
 
 // Log gives the partition's local log, for archive, reclaim and description.
 func (p *Partition) Log() *commitlog.Log { return p.log }
@@ -173,27 +168,6 @@ func (p *Partition) checkLeaderLocked(current record.Epoch) error {
 	return nil
 }
 
-// Watch registers a watcher until Unwatch.
-func (p *Partition) Watch(w Watcher) {
-	p.mu.Lock()
-	p.watchers = append(p.watchers, w)
-	p.mu.Unlock()
-}
-
-// Unwatch forgets a watcher.
-func (p *Partition) Unwatch(w Watcher) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for i, have := range p.watchers {
-		if have == w {
-			last := len(p.watchers) - 1
-			p.watchers[i], p.watchers[last] = p.watchers[last], nil
-			p.watchers = p.watchers[:last]
-			return
-		}
-	}
-}
-
 // assign takes the partition's assignment from the metadata image. It returns
 // once the log knows the new epoch.
 func (p *Partition) assign(a replica.Assignment) error {
@@ -212,7 +186,7 @@ func (p *Partition) assign(a replica.Assignment) error {
 			p.failLocked(kerr.NotLeaderForPartition)
 		}
 		p.effectsLocked(eff)
-		p.moved = true
+		p.watch.movedLocked()
 		p.mu.Unlock()
 	})
 	if err != nil {
@@ -271,7 +245,7 @@ func (p *Partition) effectsLocked(eff replica.Effects) {
 			clear(p.acks[rest:])
 			p.acks = p.acks[:rest]
 		}
-		p.moved = p.moved || len(p.watchers) > 0
+		p.watch.movedLocked()
 	}
 	if eff.Propose != nil {
 		p.prop(p, eff.Propose)
@@ -296,25 +270,21 @@ func (p *Partition) deliver() {
 		return
 	}
 	p.delivering = true
-	var watchers []Watcher
-	for len(p.ready) > 0 || p.moved {
+	for len(p.ready) > 0 || p.watch.dueLocked() {
 		ready := p.ready
 		p.ready = p.spare[:0]
 		p.spare = nil
-		watchers = watchers[:0]
-		if p.moved {
-			watchers = append(watchers, p.watchers...)
-			p.moved = false
-		}
+		told := p.watch.takeLocked()
 		p.mu.Unlock()
 		for i, a := range ready {
 			ready[i] = nil
 			a.Owner.AppendDone(a)
 		}
-		for _, w := range watchers {
+		for _, w := range told {
 			w.Moved()
 		}
 		p.mu.Lock()
+		p.watch.toldLocked(told)
 		if cap(ready) <= maxScratch {
 			p.spare = ready[:0]
 		}
@@ -332,7 +302,7 @@ func (p *Partition) close(clean bool) error {
 		already := p.closed
 		p.closed = true
 		p.failLocked(kerr.NotLeaderForPartition)
-		p.moved = true
+		p.watch.movedLocked()
 		p.mu.Unlock()
 		if !already {
 			err = p.log.Close(clean)
