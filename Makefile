@@ -17,7 +17,7 @@ GOVULN_VERSION   := v1.8.0
 RACE := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run run-minio test test-clients lint fuzz bench tools clean generate
+.PHONY: help build run run-minio run-cluster test test-clients lint fuzz bench tools clean generate
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ run: build ## a broker with tiered storage on 127.0.0.1:9092; everything under .
 
 run-minio: build $(BIN)/minio ## the same with MinIO as the object store
 	./scripts/run-minio.sh
+
+run-cluster: build $(BIN)/minio ## three brokers over MinIO on 127.0.0.1:9092 and up; kill one and watch it come back
+	RUN_DIR=data-cluster ./scripts/run-minio.sh --brokers 3
 
 test: $(BIN)/minio ## all tests that need Go alone, a real MinIO among them
 	@test -n '$(RACE)' || echo 'no C compiler found: the tests run without the race detector'

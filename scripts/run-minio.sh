@@ -4,8 +4,9 @@
 # MinIO's buckets in objects/. That is not the directory of `make run`: metadata
 # names objects, so a data directory belongs to the store that it began with.
 #
+#   RUN_DIR           another directory than data-minio
 #   FIRN_TEST_MINIO   the MinIO binary, .cache/bin/minio if unset
-#   further arguments go to `firn dev`, for example --listen 127.0.0.1:19092
+#   further arguments go to `firn dev`, for example --brokers 3 (make run-cluster)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,7 @@ firn=./bin/firn
 	exit 1
 }
 
-root=$PWD/data-minio
+root=$(realpath -m "${RUN_DIR:-data-minio}")
 mkdir -p "$root/objects" "$root/broker"
 # Made once: MinIO encrypts its own settings with it.
 if [[ ! -s $root/password ]]; then
@@ -45,7 +46,7 @@ end() {
 }
 trap 'end INT "$broker"; end TERM "$minio"' EXIT
 
-# Loopback, no console, nothing outside data-minio (MinIO keeps files in HOME).
+# Loopback, no console, nothing outside $root (MinIO keeps files in HOME).
 HOME=$root MINIO_ROOT_USER=firn MINIO_ROOT_PASSWORD=$(<"$root/password") MINIO_BROWSER=off MINIO_UPDATE=off \
 	"$minio_bin" server "$root/objects" --address "$endpoint" --console-address 127.0.0.1:0 --quiet >"$root/minio.log" 2>&1 &
 minio=$!
@@ -68,7 +69,7 @@ for ((i = 0; ; i++)); do
 	! ready 2>/dev/null || break
 	sleep 0.1
 done
-echo "run-minio: MinIO on $endpoint, user firn, password in data-minio/password, buckets in data-minio/objects"
+echo "run-minio: MinIO on $endpoint, user firn, password in $root/password, buckets in $root/objects"
 
 MINIO_ACCESS_KEY=firn MINIO_SECRET_KEY=$(<"$root/password") \
 	"$firn" dev --data "$root/broker" --object-store "minio://$endpoint/firn?secure=false" "$@" &
