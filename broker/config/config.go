@@ -21,12 +21,13 @@ import (
 
 // Config is a node's settings, checked. Times of -1 ms mean never.
 type Config struct {
-	Node   `koanf:",squash"`
-	Net    `koanf:",squash"`
-	Topics `koanf:",squash"`
-	Log    `koanf:",squash"`
-	Groups `koanf:",squash"`
-	Tier   `koanf:",squash"`
+	Node    `koanf:",squash"`
+	Cluster `koanf:",squash"`
+	Net     `koanf:",squash"`
+	Topics  `koanf:",squash"`
+	Log     `koanf:",squash"`
+	Groups  `koanf:",squash"`
+	Tier    `koanf:",squash"`
 
 	// Static is every setting that was set outside the plain defaults, by the
 	// name it was set under, in configdef's normal form: Kafka's source
@@ -165,6 +166,8 @@ var devDefaults = map[string]string{
 	"listeners":                        "PLAINTEXT://127.0.0.1:9092",
 	"admin.address":                    "127.0.0.1:9644",
 	"bootstrap.expect":                 "1",
+	"cluster.listen":                   "",
+	"gossip.listen":                    "",
 	"group.initial.rebalance.delay.ms": "0",
 	"offsets.topic.replication.factor": "1",
 	"transaction.state.log.replication.factor": "1",

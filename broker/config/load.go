@@ -95,8 +95,11 @@ func (l *loader) accept(layer map[string]string, where, key, value string) {
 	}
 	normal, err := k.Normalize(value)
 	if err != nil {
-		if value == "" {
+		switch {
+		case value == "":
 			value = "nothing"
+		case k.Sensitive():
+			value = fmt.Sprintf("%d characters", len(value))
 		}
 		l.wrong(Problem{Where: where, Key: key, Got: value, Want: wanted(k, err)})
 		return
@@ -399,6 +402,7 @@ func (l *loader) check(c *Config) {
 			l.wrong(Problem{Where: l.where["object.store.url"], Key: "object.store.url", Want: strings.TrimPrefix(err.Error(), objstore.ErrInvalid.Error()+": ")})
 		}
 	}
+	l.checkCluster(c)
 	l.checkTopicDefaults()
 }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 )
 
@@ -52,8 +53,8 @@ func validHTTPURL(value string) error {
 
 const maxInt = "2147483647"
 
-var brokerTable = newTable(append(append(append(append(
-	nodeKeys(), topicDefaultKeys()...), socketKeys()...), coordinatorKeys()...), tierKeys()...)...)
+var brokerTable = newTable(slices.Concat(
+	nodeKeys(), clusterKeys(), topicDefaultKeys(), socketKeys(), coordinatorKeys(), tierKeys())...)
 
 // nodeKeys say who this node is and how it runs.
 func nodeKeys() []*Key {
@@ -86,8 +87,8 @@ func nodeKeys() []*Key {
 		throttle("replica.alter.log.dirs.io.max.bytes.per.second", "replicas move between directories"),
 		boolean("auto.leader.rebalance.enable", "true", "Whether leadership returns to the preferred replica."),
 		boolean("controlled.shutdown.enable", "true", "Whether leaders move away before a node stops."),
-		integer("broker.session.timeout.ms", "9000", "How long, in ms, a broker's lease lasts without a heartbeat.").atLeast(1),
-		integer("broker.heartbeat.interval.ms", "2000", "Time, in ms, between a broker's heartbeats.").atLeast(1),
+		integer("broker.session.timeout.ms", "3000", "How long, in ms, a broker's lease lasts without a heartbeat. Kafka's default is 9000.").atLeast(1),
+		integer("broker.heartbeat.interval.ms", "500", "Time, in ms, between a broker's heartbeats. Kafka's default is 2000.").atLeast(1),
 		list("process.roles", "broker,controller", "The roles of this process. Every Firn node has both.").in("broker", "controller"),
 	}
 }

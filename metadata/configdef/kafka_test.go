@@ -15,6 +15,8 @@ var (
 	otherDefault = map[string]string{
 		"broker.id":                             "one node needs no number",
 		"node.id":                               "one node needs no number",
+		"broker.heartbeat.interval.ms":          "a dead leader is replaced within four seconds",
+		"broker.session.timeout.ms":             "a dead leader is replaced within four seconds",
 		"process.roles":                         "every node has both",
 		"log.dir":                               "Firn's own place",
 		"log.dirs":                              "Firn's own place",
