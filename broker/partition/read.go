@@ -25,6 +25,17 @@ type Read struct {
 	AtLeastOne bool
 	// Committed reads to the last stable offset (read_committed).
 	Committed bool
+	// Replica is set in a follower's read, which goes to the log's end.
+	Replica *ReplicaFetch
+	// AnyReplica lets a consumer read a follower, up to what that knows to be
+	// committed (KIP-392).
+	AnyReplica bool
+}
+
+// ReplicaFetch says which broker reads, and in which of its lives (KIP-903).
+type ReplicaFetch struct {
+	ID          int32
+	BrokerEpoch int64 // −1 if the follower did not say
 }
 
 // Diverging tells a reader where its log left the leader's: the largest epoch
