@@ -34,7 +34,7 @@ var layers = [][]string{
 	{"metadata/command"},
 	{"metadata"},
 	{"metadata/fsm", "metadata/controller", "tiering/archive", "tiering/remote", "tiering/reclaim", "tiering/tiertest"},
-	{"metadata/raftnode"},
+	{"metadata/membership", "metadata/raftnode"},
 	{"broker/adminapi", "broker/config", "broker/replica", "broker/wire", "broker/group"},
 	{"broker/partition"},
 	{"broker/fetch"},

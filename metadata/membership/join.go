@@ -1,0 +1,109 @@
+package membership
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// join is the goroutine that looks for members: all addresses until somebody is
+// there, and those of the configuration now and then after that, so that two halves
+// that began apart find each other.
+func (m *Membership) join(ctx context.Context, peers []string) {
+	known := slices.Clone(m.opts.Join)
+	for _, peer := range peers {
+		if !slices.Contains(known, peer) {
+			known = append(known, peer)
+		}
+	}
+	pause := m.opts.JoinRetry
+	for first := true; ; first = false {
+		targets := known
+		if m.accompanied() {
+			targets, pause = m.opts.Join, m.opts.JoinRetry
+		}
+		for _, target := range targets {
+			if ctx.Err() != nil {
+				return
+			}
+			m.joinOne(target, first)
+		}
+		if first {
+			close(m.tried)
+		}
+		wait := pause + rand.N(pause/2+1)
+		if m.accompanied() {
+			wait = m.opts.JoinAgain
+		} else {
+			pause = min(2*pause, 10*m.opts.JoinRetry)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// accompanied reports whether another member is alive.
+func (m *Membership) accompanied() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, other := range m.others {
+		if other.Status == Alive {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Membership) joinOne(target string, first bool) {
+	_, err := m.serf.Join([]string{target}, true)
+	if err == nil {
+		m.settle(ErrWrongKey, target)
+		return
+	}
+	if text := keyMistake(target, err); text != "" {
+		m.trouble(ErrWrongKey, target, Member{}, text)
+		return
+	}
+	m.settle(ErrWrongKey, target)
+	if first {
+		m.log.Info("gossip: peer is not there yet, and will be tried again", "addr", target, "err", flat(err))
+	} else {
+		m.log.Debug("gossip: peer is not there", "addr", target, "err", flat(err))
+	}
+}
+
+// flat takes the bullets out of the errors that memberlist joins.
+func flat(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+
+// keyMistake says which end has what key, "" if the failure is another.
+func keyMistake(target string, err error) string {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, saysOtherKey):
+		return fmt.Sprintf("%s is encrypted by another key: copy gossip.key from a broker of the cluster", target)
+	case strings.Contains(text, saysWeHaveNo):
+		return fmt.Sprintf("%s encrypts its gossip and this node does not: set gossip.key to that of the cluster", target)
+	case strings.Contains(text, saysTheirsNo):
+		return fmt.Sprintf("this node has a gossip.key and %s has none: remove it here, or set it on all brokers", target)
+	}
+	return ""
+}
+
+// undecryptable is told of packets and streams that the key does not open, by
+// whom they came from.
+func (m *Membership) undecryptable(from string) {
+	if from == "" {
+		return // the other side's complaint, which joinOne tells
+	}
+	m.trouble(ErrWrongKey, "from "+from, Member{}, fmt.Sprintf("what %s gossips cannot be read: its gossip.key is not that of this node", from))
+}
+
+// Tried is closed once every address was tried, so that silence means that nobody
+// is there.
+func (m *Membership) Tried() <-chan struct{} { return m.tried }
