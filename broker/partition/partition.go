@@ -219,16 +219,17 @@ func (p *Partition) flushed(record.Offset) {
 }
 
 // tick lets time pass for the replica machine.
-func (p *Partition) tick(now time.Time) {
+func (p *Partition) tick(now time.Time, eligible func(int32) bool) {
 	p.mu.Lock()
-	p.effectsLocked(p.rep.Tick(now))
+	p.effectsLocked(p.rep.Tick(now, eligible))
 	p.mu.Unlock()
 }
 
-// proposalFailed tells the replica machine that its ISR change was refused.
-func (p *Partition) proposalFailed(pr *replica.ISRProposal) {
+// proposalFailed tells the replica machine that its ISR change did not come
+// about, or, if that is not certain, that nobody knows.
+func (p *Partition) proposalFailed(pr *replica.ISRProposal, certain bool) {
 	p.mu.Lock()
-	p.rep.ProposalFailed(pr)
+	p.rep.ProposalFailed(pr, certain)
 	p.mu.Unlock()
 }
 

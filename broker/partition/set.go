@@ -1,7 +1,6 @@
 package partition
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -21,7 +20,6 @@ import (
 	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/commitlog/segment"
 	"github.com/firnlog/firn/metadata"
-	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/configdef"
 	"github.com/firnlog/firn/record"
 )
@@ -29,9 +27,6 @@ import (
 // leastOpeners is how many logs are opened or closed at the same time, at least:
 // most of it is waiting for the disk.
 const leastOpeners = 16
-
-// proposeTimeout bounds one attempt to change an ISR.
-const proposeTimeout = 10 * time.Second
 
 // SetOptions say where a Set keeps its logs and whom it tells.
 type SetOptions struct {
@@ -80,6 +75,10 @@ type Set struct {
 	closed bool
 	begun  bool
 
+	// img is the image of the last Apply, for those who do not hold mu.
+	img      atomic.Pointer[metadata.Image]
+	proposer proposer
+
 	wg   sync.WaitGroup
 	stop chan struct{}
 }
@@ -95,6 +94,9 @@ func NewSet(o SetOptions) *Set {
 			// next start is told not to believe it.
 			o.OnFatal(errors.Join(fmt.Errorf("log %s: %w", dir, err), o.Dir.MarkUntrusted()))
 		}})
+	s.img.Store(metadata.Empty())
+	s.proposer.init(s)
+	s.wg.Go(s.proposer.run)
 	s.wg.Go(s.housekeep)
 	s.wg.Go(s.watchSpace)
 	return s
@@ -140,6 +142,7 @@ func (s *Set) Apply(_, img *metadata.Image, d metadata.Delta) {
 		return
 	}
 	s.image = img
+	s.img.Store(img)
 	if !s.begun {
 		s.begun = true
 		s.setAsideStrays(img)
@@ -237,7 +240,7 @@ func (s *Set) open(img *metadata.Image, topic *metadata.Topic, tp record.TopicPa
 		// The settings at fault have their inherited values.
 		s.opts.Logger.Error("topic has a bad configuration", "topic", topic.Name, "err", err)
 	}
-	p := &Partition{tp: tp, topic: topic.Name, slog: s.opts.Logger, space: s.space, prop: s.propose,
+	p := &Partition{tp: tp, topic: topic.Name, slog: s.opts.Logger, space: s.space, prop: s.proposer.add,
 		logStart: state.LogStart, remoteEnd: state.RemoteEnd}
 	p.settings.Store(newSettings(cfg))
 	log, err := commitlog.Open(commitlog.Options{
@@ -372,37 +375,6 @@ func (s *Set) setAsideStrays(img *metadata.Image) {
 	}
 }
 
-// propose sends an ISR change to the metadata log, off the caller's locks.
-func (s *Set) propose(p *Partition, pr *replica.ISRProposal) {
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), proposeTimeout)
-		defer cancel()
-		img := s.opts.Meta.Image()
-		self := img.Broker(s.opts.NodeID)
-		if self == nil {
-			p.proposalFailed(pr)
-			return
-		}
-		change := command.ISRChange{Partition: p.tp, LeaderEpoch: pr.LeaderEpoch, PartitionEpoch: pr.PartitionEpoch}
-		for _, id := range pr.ISR {
-			m := command.ISRMember{BrokerID: id, BrokerEpoch: -1}
-			if b := img.Broker(id); b != nil {
-				m.BrokerEpoch = b.Epoch
-			}
-			change.ISR = append(change.ISR, m)
-		}
-		res, err := s.opts.Meta.Propose(ctx, &command.AlterPartition{BrokerID: s.opts.NodeID, BrokerEpoch: self.Epoch,
-			Partitions: []command.ISRChange{change}})
-		if err == nil {
-			err = res.Items[0].Err
-		}
-		if err != nil {
-			s.opts.Logger.Warn("change of the in-sync replicas failed", "topic", p.topic, "partition", p.tp.Partition, "err", err)
-			p.proposalFailed(pr)
-		}
-	}()
-}
-
 const (
 	// housekeepEvery is the pace of ticks, by which lagging followers are found.
 	housekeepEvery = time.Second
@@ -443,8 +415,9 @@ func (s *Set) housekeep() {
 			if n%retryEvery == 0 {
 				s.retryFailed()
 			}
+			eligible := s.eligible()
 			for p := range s.All() {
-				p.tick(now)
+				p.tick(now, eligible)
 				if n%ageEvery == 0 {
 					p.age(now)
 				}

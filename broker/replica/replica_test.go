@@ -50,21 +50,21 @@ func TestWatermarkIsTheSlowestOfTheMaximalISR(t *testing.T) {
 	// 3 catches up to the watermark: proposed, and counted at once.
 	eff := r.Fetched(t0, 3, 1, 50, true)
 	require.NotNil(t, eff.Propose)
-	require.Equal(t, []int32{1, 2, 3}, eff.Propose.ISR)
+	require.Equal(t, []Member{{1, -1}, {2, 1}, {3, 1}}, eff.Propose.Members, "with the broker epochs as heard")
 	require.EqualValues(t, 7, eff.Propose.PartitionEpoch)
 	require.EqualValues(t, 50, r.Fetched(t0, 2, 1, 90, true).HighWatermark, "held by the proposed member")
 	// Refused: it does not hold the watermark any more.
-	r.ProposalFailed(eff.Propose)
+	r.ProposalFailed(eff.Propose, true)
 	require.EqualValues(t, 90, r.Appended(100).HighWatermark)
 }
 
 func TestShrinkCountsOnlyWhenCommitted(t *testing.T) {
 	r := leader(t, Config{MinISR: 1, LagMax: 10 * time.Second}, 1, 2)
 	r.Appended(100)
-	require.Nil(t, r.Tick(t0.Add(10*time.Second)).Propose, "not over the lag time yet")
-	eff := r.Tick(t0.Add(11 * time.Second))
+	require.Nil(t, r.Tick(t0.Add(10*time.Second), nil).Propose, "not over the lag time yet")
+	eff := r.Tick(t0.Add(11*time.Second), nil)
 	require.NotNil(t, eff.Propose)
-	require.Equal(t, []int32{1}, eff.Propose.ISR)
+	require.Equal(t, []int32{1}, eff.Propose.IDs())
 	require.False(t, r.Appended(120).WatermarkMoved, "a proposed shrink does not count")
 	eff = r.Assign(t0, Assignment{Leader: 1, LeaderEpoch: 3, PartitionEpoch: 8, Replicas: []int32{1, 2, 3}, ISR: []int32{1}}, Progress{LogEnd: 120})
 	require.False(t, eff.RoleChanged)
@@ -133,16 +133,16 @@ func TestWatermarkAgainstNaiveModel(t *testing.T) {
 				eff = r.Fetched(now, id, 1, progress[id], true)
 			case 3:
 				now = now.Add(700 * time.Millisecond)
-				eff = r.Tick(now)
+				eff = r.Tick(now, nil)
 			case 4:
 				if proposal != nil {
-					isr, proposal = proposal.ISR, nil
+					isr, proposal = proposal.IDs(), nil
 					epoch++
 					assign()
 				}
 			case 5:
 				if proposal != nil {
-					r.ProposalFailed(proposal)
+					r.ProposalFailed(proposal, true)
 					proposal = nil
 				}
 			}
@@ -154,7 +154,7 @@ func TestWatermarkAgainstNaiveModel(t *testing.T) {
 				low = flushed
 			}
 			for _, id := range []int32{2, 3} {
-				if slices.Contains(isr, id) || (proposal != nil && slices.Contains(proposal.ISR, id)) {
+				if slices.Contains(isr, id) || (proposal != nil && slices.Contains(proposal.IDs(), id)) {
 					low = min(low, progress[id])
 				}
 			}
