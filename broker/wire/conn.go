@@ -18,6 +18,8 @@ type Conn struct {
 	srv      *Server
 	id       uint64
 	listener string
+	broker   bool    // the peer is another broker of the cluster
+	budget   *budget // that its memory is taken from
 	remote   netip.AddrPort
 	local    netip.AddrPort
 	tcp      *net.TCPConn
@@ -58,6 +60,10 @@ func (c *Conn) ID() uint64 { return c.id }
 
 // Listener is the name of the listener that accepted the connection.
 func (c *Conn) Listener() string { return c.listener }
+
+// FromBroker says that the connection came by the cluster's port (ServeConn): its
+// peer is another broker of this cluster.
+func (c *Conn) FromBroker() bool { return c.broker }
 
 // RemoteAddr is the peer's address.
 func (c *Conn) RemoteAddr() netip.AddrPort { return c.remote }
@@ -163,7 +169,7 @@ func (c *Conn) shut(reason closeReason, err error) {
 		cancel(errConnClosed)
 	}
 	for _, r := range dropped {
-		r.answer.drop(&c.srv.budget)
+		r.answer.drop(c.budget)
 	}
 	c.srv.counters.closed[reason].Add(1)
 	c.logClosed(reason, err)
@@ -351,7 +357,7 @@ func (c *Conn) send(batch []*Request) {
 	}
 	c.out.reset()
 	for _, r := range batch {
-		r.answer.drop(&c.srv.budget)
+		r.answer.drop(c.budget)
 	}
 	if err != nil {
 		c.shut(reason, err)

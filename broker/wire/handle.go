@@ -35,8 +35,8 @@ func (c *Conn) handle(frame []byte) error {
 	if h.key == keyProduce && owner.wasteful(len(frame)) {
 		// The request is going to hold its buffer for as long as it is pending.
 		size := bufferSize(len(body))
-		s.budget.force(int64(size))
-		owner = newBuffer(size, &s.budget)
+		c.budget.force(int64(size))
+		owner = newBuffer(size, c.budget)
 		defer owner.release()
 		body = owner.b[:copy(owner.b, body)]
 	}
@@ -54,7 +54,7 @@ func (c *Conn) handle(frame []byte) error {
 	r.memory = int64(memory)
 	r.held = int64(memory)
 	if memory > 0 {
-		s.budget.force(r.memory)
+		c.budget.force(r.memory)
 	}
 	if aliased {
 		owner.retain()

@@ -202,7 +202,7 @@ func TestBudgetExhaustionIsBackPressure(t *testing.T) {
 	var ts *testServer
 	ts = start(t, func(r *Request) {
 		mu.Lock()
-		inUse = max(inUse, ts.budget.used.Load())
+		inUse = max(inUse, ts.clients.used.Load())
 		mu.Unlock()
 		r.Reply(produceAnswer())
 	}, func(o *Options) { o.MemoryBudget = 1 << 20 })

@@ -60,6 +60,10 @@ type Options struct {
 	// in order; answers and the one reader that is let through to keep things
 	// moving may exceed it.
 	MemoryBudget int64
+	// BrokerMemory is what of MemoryBudget is kept for the connections of other
+	// brokers (Server.ServeConn), so that clients cannot starve replication (default
+	// an eighth).
+	BrokerMemory int64
 }
 
 func (o *Options) fill() error {
@@ -83,6 +87,7 @@ func (o *Options) fill() error {
 	def(&o.MaxInFlight, 64)
 	def64(&o.MaxInFlightBytes, 32<<20)
 	def64(&o.MemoryBudget, 512<<20)
+	def64(&o.BrokerMemory, o.MemoryBudget/8)
 	def64(&o.MinFrameRate, 64<<10)
 	defTime(&o.IdleTimeout, 10*time.Minute)
 	defTime(&o.FrameTimeout, 30*time.Second)
@@ -98,6 +103,9 @@ func (o *Options) fill() error {
 	}
 	names := make(map[string]bool, len(o.Listeners))
 	for _, l := range o.Listeners {
+		if l.Name == ClusterListener {
+			errs = append(errs, fmt.Errorf("listener name %q is that of the port between brokers", l.Name))
+		}
 		if l.Name == "" || names[l.Name] {
 			errs = append(errs, fmt.Errorf("listener name %q is empty or used twice", l.Name))
 		}
@@ -110,9 +118,12 @@ func (o *Options) fill() error {
 		errs = append(errs, errors.New("no table of APIs"))
 	}
 	if min(o.MaxConnections, o.MaxConnectionsPerIP, o.MaxInFlight) < 0 ||
-		min(o.MaxInFlightBytes, o.MemoryBudget, o.MinFrameRate) < 0 ||
+		min(o.MaxInFlightBytes, o.MemoryBudget, o.BrokerMemory, o.MinFrameRate) < 0 ||
 		min(o.IdleTimeout, o.FrameTimeout, o.WriteTimeout, o.HandshakeTimeout) < 0 {
 		errs = append(errs, errors.New("a limit is negative"))
+	}
+	if o.BrokerMemory > o.MemoryBudget {
+		errs = append(errs, errors.New("more memory is kept for brokers than there is"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("wire options: %w", err)

@@ -274,7 +274,7 @@ func (c *Conn) endFrame() {
 	}
 	if c.reader.overdraws {
 		c.reader.overdraws = false
-		c.srv.budget.frameDone(c)
+		c.budget.frameDone(c)
 	}
 }
 
@@ -309,7 +309,7 @@ func (c *Conn) fill(need int) error {
 			if err := c.reserve(rd.starved, false); err != nil {
 				return err
 			}
-			rd.buf = newBuffer(rd.starved, &c.srv.budget)
+			rd.buf = newBuffer(rd.starved, c.budget)
 			continue
 		case rd.err != nil:
 			return c.readError(rd.err)
@@ -333,7 +333,7 @@ func (c *Conn) readOnce(fd uintptr) bool {
 	taken := false
 	if rd.buf == nil {
 		size := c.readAhead()
-		if !c.srv.budget.tryReserve(int64(size)) {
+		if !c.budget.tryReserve(int64(size)) {
 			// Only who has something to read may wait for memory: what it is
 			// granted must not lie with an idle connection.
 			n, again, err := peekFD(fd)
@@ -346,7 +346,7 @@ func (c *Conn) readOnce(fd uintptr) bool {
 			}
 			return true
 		}
-		rd.buf = newBuffer(size, &c.srv.budget)
+		rd.buf = newBuffer(size, c.budget)
 		taken = true
 	}
 	n, again, err := readFD(fd, rd.buf.b[rd.end:])
@@ -396,7 +396,7 @@ func (c *Conn) makeRoom(need int) error {
 	if err := c.reserve(size, true); err != nil {
 		return err
 	}
-	larger := newBuffer(size, &c.srv.budget)
+	larger := newBuffer(size, c.budget)
 	copy(larger.b, rd.buf.b[rd.start:rd.end])
 	rd.buf.release()
 	rd.buf, rd.start, rd.end = larger, 0, have
@@ -405,7 +405,7 @@ func (c *Conn) makeRoom(need int) error {
 
 // reserve takes n bytes of the budget, parked until there are some.
 func (c *Conn) reserve(n int, midFrame bool) error {
-	b := &c.srv.budget
+	b := c.budget
 	if b.tryReserve(int64(n)) {
 		return nil
 	}
@@ -450,7 +450,7 @@ func (c *Conn) fillTLS() error {
 		if err := c.reserve(size, false); err != nil {
 			return err
 		}
-		rd.buf = newBuffer(size, &c.srv.budget)
+		rd.buf = newBuffer(size, c.budget)
 		copy(rd.buf.b, start[:n])
 		c.got(n)
 		return nil

@@ -180,12 +180,12 @@ func (r *Request) finish(a answer) {
 	s := c.srv
 	if a.encoded != nil && cap(*a.encoded) > smallAnswer {
 		a.charged = int64(cap(*a.encoded))
-		s.budget.force(a.charged)
+		c.budget.force(a.charged)
 	}
 	c.mu.Lock()
 	if r.done {
 		c.mu.Unlock()
-		a.drop(&s.budget)
+		a.drop(c.budget)
 		s.opts.Logger.Error("request answered twice", "key", r.Key, "version", r.Version, "stack", string(debug.Stack()))
 		return
 	}
@@ -214,11 +214,11 @@ func (r *Request) finish(a answer) {
 		frame.release()
 	}
 	if memory > 0 {
-		s.budget.release(memory)
+		c.budget.release(memory)
 	}
 	s.counters.inFlight.Add(-1)
 	if dropped {
-		a.drop(&s.budget)
+		a.drop(c.budget)
 	}
 	if start {
 		go c.write()

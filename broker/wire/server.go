@@ -19,7 +19,8 @@ import (
 // Listen, then Serve.
 type Server struct {
 	opts     Options
-	budget   budget
+	clients  budget // of memory
+	brokers  budget // what is kept for other brokers
 	counters counters
 	now      atomic.Int64 // ns on the monotonic clock, as of the last sweep
 	started  time.Time
@@ -36,6 +37,7 @@ type Server struct {
 	mu        sync.Mutex
 	listeners []*net.TCPListener // guarded by mu, as Options.Listeners
 	conns     map[*Conn]struct{} // guarded by mu
+	peers     int                // guarded by mu: how many of conns are brokers'
 	perIP     map[netip.Addr]int // guarded by mu
 	serving   bool               // guarded by mu
 	shutdown  bool               // guarded by mu
@@ -55,7 +57,8 @@ func NewServer(opts Options) (*Server, error) {
 		conns:       make(map[*Conn]struct{}),
 		perIP:       make(map[netip.Addr]int),
 	}
-	s.budget.limit = opts.MemoryBudget
+	s.clients.limit = opts.MemoryBudget - opts.BrokerMemory
+	s.brokers.limit = opts.BrokerMemory
 	s.tick()
 	return s, nil
 }
@@ -222,7 +225,10 @@ func (s *Server) accept(l *Listener, ln *net.TCPListener) {
 
 func (s *Server) accepted(l *Listener, tcp *net.TCPConn) {
 	s.counters.accepted.Add(1)
-	c, err := s.newConn(l, tcp)
+	c, err := s.newConn(l.Name, tcp)
+	if err == nil && l.TLS != nil {
+		c.tls = tls.Server(tcp, l.TLS)
+	}
 	if err == nil && s.add(c) {
 		go func() {
 			defer s.goroutines.Done()
@@ -235,7 +241,7 @@ func (s *Server) accepted(l *Listener, tcp *net.TCPConn) {
 	_ = tcp.Close() // nothing was sent that could be lost
 }
 
-func (s *Server) newConn(l *Listener, tcp *net.TCPConn) (*Conn, error) {
+func (s *Server) newConn(listener string, tcp *net.TCPConn) (*Conn, error) {
 	raw, err := tcp.SyscallConn()
 	if err == nil && s.opts.SendBufferBytes > 0 {
 		err = tcp.SetWriteBuffer(s.opts.SendBufferBytes)
@@ -249,14 +255,12 @@ func (s *Server) newConn(l *Listener, tcp *net.TCPConn) (*Conn, error) {
 	c := &Conn{
 		srv:      s,
 		id:       s.nextID.Add(1),
-		listener: l.Name,
+		listener: listener,
+		budget:   &s.clients,
 		remote:   addrPort(tcp.RemoteAddr()),
 		local:    addrPort(tcp.LocalAddr()),
 		tcp:      tcp,
 		raw:      raw,
-	}
-	if l.TLS != nil {
-		c.tls = tls.Server(tcp, l.TLS)
 	}
 	c.active.Store(s.now.Load())
 	return c, nil
@@ -275,11 +279,17 @@ func (s *Server) add(c *Conn) bool {
 	ip := c.remote.Addr()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shutdown || len(s.conns) >= s.opts.MaxConnections || s.perIP[ip] >= s.opts.MaxConnectionsPerIP {
+	switch {
+	case s.shutdown:
 		return false
+	case c.broker:
+		s.peers++
+	case len(s.conns)-s.peers >= s.opts.MaxConnections || s.perIP[ip] >= s.opts.MaxConnectionsPerIP:
+		return false
+	default:
+		s.perIP[ip]++
 	}
 	s.conns[c] = struct{}{}
-	s.perIP[ip]++
 	s.goroutines.Add(1)
 	return true
 }
@@ -289,6 +299,10 @@ func (s *Server) remove(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
+	if c.broker {
+		s.peers--
+		return
+	}
 	if s.perIP[ip]--; s.perIP[ip] == 0 {
 		delete(s.perIP, ip)
 	}

@@ -12,7 +12,7 @@ type Stats struct {
 	BytesOut    uint64            // handed to sockets
 	InFlight    int64             // gauge: requests without an answer yet
 	Closed      map[string]uint64 // connections by reason
-	Memory      int64             // gauge: bytes reserved from the budget
+	Memory      int64             // gauge: bytes reserved from the budget, the brokers' share too
 	MemoryWaits uint64            // times that a reader had to wait for memory
 	Latency     map[int16]Latency // by key; long polls count with their wait
 }
@@ -64,8 +64,8 @@ func (s *Server) Stats() Stats {
 		InFlight:    s.counters.inFlight.Load(),
 		Closed:      make(map[string]uint64),
 		Latency:     make(map[int16]Latency),
-		Memory:      s.budget.used.Load(),
-		MemoryWaits: s.budget.waits.Load(),
+		Memory:      s.clients.used.Load() + s.brokers.used.Load(),
+		MemoryWaits: s.clients.waits.Load() + s.brokers.waits.Load(),
 	}
 	s.mu.Lock()
 	st.Connections = int64(len(s.conns))
