@@ -21,7 +21,7 @@ type Delta struct {
 	Partitions []record.TopicPartition
 	// Entries are the partitions whose remote entries changed (Client.Entries).
 	Entries []record.TopicPartition
-	// Brokers registered or changed state.
+	// Brokers registered, changed state, or were unregistered.
 	Brokers []int32
 	// Configs changed.
 	Configs []ConfigResource
@@ -108,6 +108,9 @@ func Diff(old, next *Image) Delta {
 		if next.Topic(t.ID) == nil {
 			d.Deleted = append(d.Deleted, DeletedTopic{ID: t.ID, Name: t.Name, Partitions: t.Partitions})
 		}
+	}
+	for b := range old.Brokers() {
+		d.Brokers = append(d.Brokers, b.ID)
 	}
 	for r := range old.ConfigResources() {
 		d.Configs = append(d.Configs, r)

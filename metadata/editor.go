@@ -72,15 +72,27 @@ func (e *Editor) Features() map[string]int16 { return e.img.features }
 
 // PutBroker adds or replaces a broker.
 func (e *Editor) PutBroker(b *Broker) {
-	if !e.brokersOwned {
-		next := maps.Clone(e.img.brokers)
-		if next == nil {
-			next = map[int32]*Broker{}
-		}
-		e.img.brokers, e.brokersOwned = next, true
-	}
+	e.ownBrokers()
 	e.img.brokers[b.ID] = b
 	e.delta.Brokers = append(e.delta.Brokers, b.ID)
+}
+
+// DeleteBroker forgets a broker.
+func (e *Editor) DeleteBroker(id int32) {
+	e.ownBrokers()
+	delete(e.img.brokers, id)
+	e.delta.Brokers = append(e.delta.Brokers, id)
+}
+
+func (e *Editor) ownBrokers() {
+	if e.brokersOwned {
+		return
+	}
+	next := maps.Clone(e.img.brokers)
+	if next == nil {
+		next = map[int32]*Broker{}
+	}
+	e.img.brokers, e.brokersOwned = next, true
 }
 
 // Broker returns a broker so far, or nil.
@@ -151,6 +163,27 @@ func (e *Editor) open() {
 	if e.topics == nil {
 		e.topics, e.names, e.fold = e.img.topics.Txn(), e.img.names.Txn(), e.img.fold.Txn()
 	}
+}
+
+// EachPartition calls fn for every partition so far, by topic id and number. fn may
+// put the partition that it is called with, and nothing else.
+func (e *Editor) EachPartition(fn func(t *Topic, number int32, p *Partition) error) error {
+	var err error
+	e.eachTopic(func(t *Topic) bool {
+		err = e.EachPartitionOf(t, fn)
+		return err == nil
+	})
+	return err
+}
+
+// EachPartitionOf is EachPartition of one topic.
+func (e *Editor) EachPartitionOf(t *Topic, fn func(t *Topic, number int32, p *Partition) error) error {
+	for i := range e.partitionCount(t.ID) {
+		if err := fn(t, i, e.Partition(record.TopicPartition{Topic: t.ID, Partition: i})); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // PutTopic adds or replaces a topic; its partitions stay. A topic keeps its name.

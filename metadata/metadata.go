@@ -59,12 +59,16 @@ type Topic struct {
 
 // Partition is the replicated state of one partition. It must not be changed.
 //
-// INVARIANT: Leader is -1 or in ISR; ISR ⊆ Replicas; ELR ∩ ISR = ∅.
+// INVARIANT: see Check.
 type Partition struct {
-	// Replicas are the broker ids in order of preference.
+	// Replicas are the broker ids in order of preference. While a reassignment is
+	// under way they are its target and then Removing.
 	Replicas []int32
 	// ISR and ELR are the in-sync and the eligible leader replicas (KIP-966), in
-	// the order of Replicas.
+	// the order of Replicas: each of them has all records below the watermark. The
+	// ELR is empty unless the ISR is smaller than min.insync.replicas. Without a
+	// leader, members of the ISR may be fenced; the ISR is empty if none of them has
+	// its records any more.
 	ISR, ELR []int32
 	// Leader is a broker id, or -1 for none.
 	Leader int32
@@ -78,10 +82,36 @@ type Partition struct {
 	// RemoteEpoch is the leader epoch of the last record below RemoteEnd, -1 if
 	// nothing was ever copied.
 	RemoteEpoch record.Epoch
-	// LastKnownLeader led when ISR and ELR became empty; -1 otherwise.
+	// LastKnownLeader is who led last while nobody leads, -1 otherwise, or if the
+	// disk of who led last was wiped. With ISR and ELR empty it leads once active.
 	LastKnownLeader int32
 	// Adding and Removing are the replicas that a reassignment moves.
 	Adding, Removing []int32
+}
+
+// Reassigning reports whether a reassignment is under way.
+func (p *Partition) Reassigning() bool { return len(p.Adding) > 0 || len(p.Removing) > 0 }
+
+// Target is what the replicas are once the reassignment under way, if any, is
+// done, preferred leader first.
+func (p *Partition) Target() []int32 { return without(p.Replicas, p.Removing) }
+
+// Origin is what the replicas are if the reassignment under way, if any, is
+// cancelled.
+func (p *Partition) Origin() []int32 { return without(p.Replicas, p.Adding) }
+
+// Factor is the number of replicas that min.insync.replicas is held against: while
+// a reassignment changes their number, the smaller one.
+func (p *Partition) Factor() int {
+	return min(len(p.Replicas)-len(p.Adding), len(p.Replicas)-len(p.Removing))
+}
+
+// without returns ids without those in drop, and ids itself if none is in it.
+func without(ids, drop []int32) []int32 {
+	if !slices.ContainsFunc(ids, func(id int32) bool { return slices.Contains(drop, id) }) {
+		return ids
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id int32) bool { return slices.Contains(drop, id) })
 }
 
 // CopyStart is where the next copy to the store begins.
@@ -102,8 +132,10 @@ type Broker struct {
 	Epoch     int64
 	Rack      string
 	Endpoints []Endpoint
-	Features  map[string]VersionRange
-	Version   string
+	// ClusterAddress is where peers reach its cluster port, "" if it has none.
+	ClusterAddress string
+	Features       map[string]VersionRange
+	Version        string
 	// Fenced brokers neither join an ISR nor lead. ShuttingDown ones get no new
 	// leadership.
 	Fenced, ShuttingDown bool

@@ -8,6 +8,10 @@ type FormatCluster struct {
 	ClusterID string
 	// Features are the levels that a new cluster starts with.
 	Features map[string]int16
+	// Configs become the default configs of all brokers, as AlterConfigs would set
+	// them for the broker "". They are what apply itself reads, such as
+	// min.insync.replicas, as far as the first node's file sets it.
+	Configs map[string]string
 }
 
 // UpdateFeatures sets feature levels. An update is refused (ErrFeature) if a
@@ -42,8 +46,13 @@ type Endpoint struct {
 
 // RegisterBroker announces a broker's process. Its epoch is the command's log
 // index; earlier epochs of the broker are stale from then on. A registered
-// broker is fenced until SetBrokerState unfences it. Refused (ErrDuplicateBroker)
-// while another directory holds the id unfenced.
+// broker is fenced until SetBrokerState unfences it, with all that fencing entails.
+// Refused (ErrDuplicateBroker) while another directory holds the id unfenced.
+//
+// With another directory than before, the broker's replicas count for nothing: it
+// leaves every ISR and ELR, and is no last known leader. With Untrusted the same
+// holds for topics of durability=replicated, but a last known leader it stays: what
+// it had flushed is there.
 type RegisterBroker struct {
 	BrokerID    int32
 	DirectoryID uuid.UUID
@@ -58,6 +67,27 @@ type RegisterBroker struct {
 	Version string
 	// Time is ms since the Unix epoch.
 	Time int64
+	// ClusterAddress is where peers reach the broker's cluster port, "" if it has
+	// none.
+	ClusterAddress string
+	// Untrusted says that what the broker's last process wrote without a flush may
+	// be gone: the machine booted since, and the shutdown before was not clean.
+	Untrusted bool
+	// ReplicatedByDefault says that log.durability is replicated in the broker's
+	// file; for Untrusted.
+	ReplicatedByDefault bool
+}
+
+// UnregisterBroker forgets a broker that is gone for good. It leaves every ISR and
+// ELR; where it is a replica it stays listed, so that the factor is not forgotten,
+// until a reassignment replaces it. Refused: ErrNotFound; ErrStaleBrokerEpoch;
+// ErrInvalid while the broker is not fenced; ErrLastReplica while it alone holds all
+// records of some partition (no other broker in ISR or ELR).
+type UnregisterBroker struct {
+	Request
+	BrokerID int32
+	// BrokerEpoch is the registration meant, -1 for any.
+	BrokerEpoch int64
 }
 
 // BrokerState is a step in a broker's life.
@@ -65,17 +95,23 @@ type BrokerState uint8
 
 // The states of a broker. The numbers are stored.
 const (
-	// BrokerFenced: neither joins an ISR nor leads.
+	// BrokerFenced: neither joins an ISR nor leads. It leaves each ISR (into the ELR
+	// where that becomes smaller than min.insync.replicas; the last member stays),
+	// and each partition that it leads goes to another member of the ISR, else of
+	// the ELR, else to nobody.
 	BrokerFenced BrokerState = 1
-	// BrokerActive: takes part.
+	// BrokerActive: takes part, and leads the partitions without a leader that have
+	// it in ISR or ELR.
 	BrokerActive BrokerState = 2
-	// BrokerShuttingDown: takes part until its leaderships have moved, and gets no
-	// new ones.
+	// BrokerShuttingDown: leaves each ISR that has another active member, and leads
+	// only where no other can (KIP-841). Only a new registration ends it.
 	BrokerShuttingDown BrokerState = 3
 )
 
-// SetBrokerState fences, unfences or announces the shutdown of a broker. It is
-// refused (ErrStaleBrokerEpoch) if the broker registered again since.
+// SetBrokerState fences, unfences or announces the shutdown of a broker, with the
+// elections and changes of ISR and ELR that follow, all in one step. It is refused
+// (ErrStaleBrokerEpoch) if the broker registered again since; BrokerActive is
+// refused (ErrInvalid) to a broker that is shutting down.
 type SetBrokerState struct {
 	BrokerID    int32
 	BrokerEpoch int64
@@ -98,6 +134,9 @@ func (*UpdateFeatures) Kind() Kind { return KindUpdateFeatures }
 
 // Kind implements Command.
 func (*RegisterBroker) Kind() Kind { return KindRegisterBroker }
+
+// Kind implements Command.
+func (*UnregisterBroker) Kind() Kind { return KindUnregisterBroker }
 
 // Kind implements Command.
 func (*SetBrokerState) Kind() Kind { return KindSetBrokerState }

@@ -45,6 +45,8 @@ const (
 	KindDeleteStarted       Kind = "DeleteStarted"
 	KindDeleteFinished      Kind = "DeleteFinished"
 	KindUpdateFeatures      Kind = "UpdateFeatures"
+	KindAlterReassignments  Kind = "AlterReassignments"
+	KindUnregisterBroker    Kind = "UnregisterBroker"
 )
 
 // Request makes a command without a fence safe to send twice: the state machine
@@ -93,7 +95,8 @@ type ItemResult struct {
 	// Topic is the topic that CreateTopics made.
 	Topic record.TopicID
 	// LeaderEpoch and PartitionEpoch are those of the partition after the item
-	// (AlterPartition, ElectLeaders).
+	// (AlterPartition, ElectLeaders, AlterReassignments). What else the item led to,
+	// another leader for example, is in the image.
 	LeaderEpoch    record.Epoch
 	PartitionEpoch int32
 	// LogStart is the partition's log start after AdvanceLogStart.

@@ -19,8 +19,8 @@ func Decode(b []byte) (Command, error) {
 	if len(b) == 0 {
 		return nil, fmt.Errorf("%w: empty command", ErrCorrupt)
 	}
-	if b[0] != Version {
-		return nil, fmt.Errorf("%w: command version %d, this build knows %d", ErrUnknownVersion, b[0], Version)
+	if b[0] < oldestVersion || b[0] > Version {
+		return nil, fmt.Errorf("%w: command version %d, this build knows %d to %d", ErrUnknownVersion, b[0], oldestVersion, Version)
 	}
 	var msg commandpb.Command
 	if err := proto.Unmarshal(b[1:], &msg); err != nil {
@@ -86,9 +86,11 @@ func (d *decoder) command(msg *commandpb.Command) Command {
 	}
 	switch b := msg.GetBody().(type) {
 	case *commandpb.Command_FormatCluster:
-		return &FormatCluster{ClusterID: b.FormatCluster.GetClusterId(), Features: d.levels(b.FormatCluster.GetFeatures())}
+		return &FormatCluster{ClusterID: b.FormatCluster.GetClusterId(), Features: d.levels(b.FormatCluster.GetFeatures()), Configs: b.FormatCluster.GetConfigs()}
 	case *commandpb.Command_RegisterBroker:
 		return d.register(b.RegisterBroker)
+	case *commandpb.Command_UnregisterBroker:
+		return &UnregisterBroker{Request: req, BrokerID: b.UnregisterBroker.GetBrokerId(), BrokerEpoch: b.UnregisterBroker.GetBrokerEpoch()}
 	case *commandpb.Command_SetBrokerState:
 		m := b.SetBrokerState
 		return &SetBrokerState{BrokerID: m.GetBrokerId(), BrokerEpoch: m.GetBrokerEpoch(), State: BrokerState(d.uint8(m.GetState(), "broker state"))}
@@ -123,17 +125,21 @@ func (d *decoder) command(msg *commandpb.Command) Command {
 		}
 		return c
 	case *commandpb.Command_AlterConfigs:
-		c := &AlterConfigs{Request: req}
-		for _, ch := range b.AlterConfigs.GetChanges() {
-			c.Changes = append(c.Changes, ConfigChange{
-				Resource: ConfigResource{Kind: ResourceKind(d.uint8(ch.GetKind(), "resource kind")), Name: ch.GetName()},
-				Replace:  ch.GetReplace(), Set: ch.GetSet(), Delete: ch.GetDelete()})
-		}
-		return c
+		return d.configs(req, b.AlterConfigs)
 	case *commandpb.Command_AlterPartition:
 		return d.alter(b.AlterPartition)
 	case *commandpb.Command_ElectLeaders:
 		return d.elect(b.ElectLeaders)
+	case *commandpb.Command_AlterReassignments:
+		c := &AlterReassignments{Request: req, KeepFactor: b.AlterReassignments.GetKeepFactor()}
+		for _, r := range b.AlterReassignments.GetItems() {
+			it := Reassignment{Partition: d.partition(r.GetPartition())}
+			if r.GetReplicas() != nil {
+				it.Replicas = append([]int32{}, r.GetReplicas().GetValues()...)
+			}
+			c.Items = append(c.Items, it)
+		}
+		return c
 	case *commandpb.Command_AdvanceLogStart:
 		c := &AdvanceLogStart{BrokerID: b.AdvanceLogStart.GetBrokerId(), BrokerEpoch: b.AdvanceLogStart.GetBrokerEpoch()}
 		for _, p := range b.AdvanceLogStart.GetPartitions() {
@@ -172,7 +178,8 @@ func (d *decoder) command(msg *commandpb.Command) Command {
 
 func (d *decoder) register(m *commandpb.RegisterBroker) *RegisterBroker {
 	c := &RegisterBroker{BrokerID: m.GetBrokerId(), DirectoryID: d.id(m.GetDirectoryId(), "directory id"),
-		Incarnation: d.id(m.GetIncarnation(), "incarnation"), Rack: m.GetRack(), Version: m.GetVersion(), Time: m.GetTime()}
+		Incarnation: d.id(m.GetIncarnation(), "incarnation"), Rack: m.GetRack(), Version: m.GetVersion(), Time: m.GetTime(),
+		ClusterAddress: m.GetClusterAddress(), Untrusted: m.GetUntrusted(), ReplicatedByDefault: m.GetReplicatedByDefault()}
 	for _, e := range m.GetEndpoints() {
 		c.Endpoints = append(c.Endpoints, Endpoint{Listener: e.GetListener(), Host: e.GetHost(), Port: e.GetPort(), Security: e.GetSecurity()})
 	}
@@ -181,6 +188,20 @@ func (d *decoder) register(m *commandpb.RegisterBroker) *RegisterBroker {
 		for name, r := range m.GetFeatures() {
 			c.Features[name] = VersionRange{Min: d.level(r.GetMin()), Max: d.level(r.GetMax())}
 		}
+	}
+	return c
+}
+
+func (d *decoder) configs(req Request, m *commandpb.AlterConfigs) *AlterConfigs {
+	c := &AlterConfigs{Request: req}
+	for _, ch := range m.GetChanges() {
+		change := ConfigChange{
+			Resource: ConfigResource{Kind: ResourceKind(d.uint8(ch.GetKind(), "resource kind")), Name: ch.GetName()},
+			Replace:  ch.GetReplace(), Set: ch.GetSet(), Delete: ch.GetDelete()}
+		for _, e := range ch.GetExpect() {
+			change.Expect = append(change.Expect, ConfigExpectation{Name: e.GetName(), Value: e.GetValue(), Set: e.Value != nil})
+		}
+		c.Changes = append(c.Changes, change)
 	}
 	return c
 }
@@ -200,11 +221,8 @@ func (d *decoder) alter(m *commandpb.AlterPartition) *AlterPartition {
 func (d *decoder) elect(m *commandpb.ElectLeaders) *ElectLeaders {
 	c := &ElectLeaders{}
 	for _, e := range m.GetElections() {
-		el := Election{Partition: d.partition(e.GetPartition()), PartitionEpoch: e.GetPartitionEpoch(), Leader: e.GetLeader(), Unclean: e.GetUnclean()}
-		if e.GetIsr() != nil {
-			el.ISR = append([]int32{}, e.GetIsr().GetValues()...)
-		}
-		c.Elections = append(c.Elections, el)
+		c.Elections = append(c.Elections, Election{Partition: d.partition(e.GetPartition()), PartitionEpoch: e.GetPartitionEpoch(),
+			Leader: e.GetLeader(), Kind: ElectionKind(d.uint8(e.GetKind(), "election kind"))})
 	}
 	return c
 }

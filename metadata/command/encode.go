@@ -13,7 +13,13 @@ import (
 
 // Version is the newest version of the encoding, the first byte of every command.
 // A field that changes what apply does raises it.
-const Version = 1
+//
+// Version 1 was written before the first release, and by one-node clusters only. It
+// is read, and applied by the rules of version 2: no other node can differ.
+const Version = 2
+
+// oldestVersion is the oldest version that Decode reads.
+const oldestVersion = 1
 
 // MaxSize bounds an encoded command in bytes. A command of ten thousand
 // partitions with three replicas takes about 0.5 MB.
@@ -45,9 +51,12 @@ func toProto(cmd Command) (*commandpb.Command, error) {
 	switch c := cmd.(type) {
 	case *FormatCluster:
 		return &commandpb.Command{Body: &commandpb.Command_FormatCluster{FormatCluster: &commandpb.FormatCluster{
-			ClusterId: c.ClusterID, Features: levelsToProto(c.Features)}}}, nil
+			ClusterId: c.ClusterID, Features: levelsToProto(c.Features), Configs: c.Configs}}}, nil
 	case *RegisterBroker:
 		return &commandpb.Command{Body: &commandpb.Command_RegisterBroker{RegisterBroker: registerToProto(c)}}, nil
+	case *UnregisterBroker:
+		return &commandpb.Command{Body: &commandpb.Command_UnregisterBroker{UnregisterBroker: &commandpb.UnregisterBroker{
+			BrokerId: c.BrokerID, BrokerEpoch: c.BrokerEpoch}}}, nil
 	case *SetBrokerState:
 		return &commandpb.Command{Body: &commandpb.Command_SetBrokerState{SetBrokerState: &commandpb.SetBrokerState{
 			BrokerId: c.BrokerID, BrokerEpoch: c.BrokerEpoch, State: uint32(c.State)}}}, nil
@@ -83,13 +92,31 @@ func toProto(cmd Command) (*commandpb.Command, error) {
 	case *AlterConfigs:
 		m := &commandpb.AlterConfigs{}
 		for _, ch := range c.Changes {
-			m.Changes = append(m.Changes, &commandpb.ConfigChange{Kind: uint32(ch.Resource.Kind), Name: ch.Resource.Name, Replace: ch.Replace, Set: ch.Set, Delete: ch.Delete})
+			pc := &commandpb.ConfigChange{Kind: uint32(ch.Resource.Kind), Name: ch.Resource.Name, Replace: ch.Replace, Set: ch.Set, Delete: ch.Delete}
+			for _, e := range ch.Expect {
+				pe := &commandpb.ConfigExpectation{Name: e.Name}
+				if e.Set {
+					pe.Value = &e.Value
+				}
+				pc.Expect = append(pc.Expect, pe)
+			}
+			m.Changes = append(m.Changes, pc)
 		}
 		return &commandpb.Command{Body: &commandpb.Command_AlterConfigs{AlterConfigs: m}}, nil
 	case *AlterPartition:
 		return &commandpb.Command{Body: &commandpb.Command_AlterPartition{AlterPartition: alterToProto(c)}}, nil
 	case *ElectLeaders:
 		return &commandpb.Command{Body: &commandpb.Command_ElectLeaders{ElectLeaders: electToProto(c)}}, nil
+	case *AlterReassignments:
+		m := &commandpb.AlterReassignments{KeepFactor: c.KeepFactor}
+		for _, it := range c.Items {
+			r := &commandpb.Reassignment{Partition: partitionToProto(it.Partition)}
+			if it.Replicas != nil {
+				r.Replicas = &commandpb.Int32List{Values: it.Replicas}
+			}
+			m.Items = append(m.Items, r)
+		}
+		return &commandpb.Command{Body: &commandpb.Command_AlterReassignments{AlterReassignments: m}}, nil
 	case *AdvanceLogStart:
 		m := &commandpb.AdvanceLogStart{BrokerId: c.BrokerID, BrokerEpoch: c.BrokerEpoch}
 		for _, p := range c.Partitions {
@@ -126,7 +153,8 @@ func toProto(cmd Command) (*commandpb.Command, error) {
 
 func registerToProto(c *RegisterBroker) *commandpb.RegisterBroker {
 	m := &commandpb.RegisterBroker{BrokerId: c.BrokerID, DirectoryId: c.DirectoryID[:], Incarnation: c.Incarnation[:],
-		Rack: c.Rack, Version: c.Version, Time: c.Time}
+		Rack: c.Rack, Version: c.Version, Time: c.Time, ClusterAddress: c.ClusterAddress,
+		Untrusted: c.Untrusted, ReplicatedByDefault: c.ReplicatedByDefault}
 	for _, e := range c.Endpoints {
 		m.Endpoints = append(m.Endpoints, &commandpb.Endpoint{Listener: e.Listener, Host: e.Host, Port: e.Port, Security: e.Security})
 	}
@@ -154,11 +182,8 @@ func alterToProto(c *AlterPartition) *commandpb.AlterPartition {
 func electToProto(c *ElectLeaders) *commandpb.ElectLeaders {
 	m := &commandpb.ElectLeaders{Elections: make([]*commandpb.Election, 0, len(c.Elections))}
 	for _, e := range c.Elections {
-		el := &commandpb.Election{Partition: partitionToProto(e.Partition), PartitionEpoch: e.PartitionEpoch, Leader: e.Leader, Unclean: e.Unclean}
-		if e.ISR != nil {
-			el.Isr = &commandpb.Int32List{Values: e.ISR}
-		}
-		m.Elections = append(m.Elections, el)
+		m.Elections = append(m.Elections, &commandpb.Election{Partition: partitionToProto(e.Partition),
+			PartitionEpoch: e.PartitionEpoch, Leader: e.Leader, Kind: uint32(e.Kind)})
 	}
 	return m
 }

@@ -23,6 +23,12 @@ const (
 	CodeNotEmpty              Code = 13
 	CodeNotLeader             Code = 14
 	CodeFeature               Code = 15
+	CodeConflict              Code = 16
+	CodeElectionNotNeeded     Code = 17
+	CodePreferredUnavailable  Code = 18
+	CodeNoEligibleLeader      Code = 19
+	CodeNoReassignment        Code = 20
+	CodeLastReplica           Code = 21
 )
 
 // Error is a refusal by the state machine. Compare with errors.Is and the Err…
@@ -92,6 +98,21 @@ var (
 	ErrNotEmpty = &Error{CodeNotEmpty, "not empty"}
 	// ErrFeature: a feature level is not supported by every broker, or would go down.
 	ErrFeature = &Error{CodeFeature, "unsupported feature level"}
+	// ErrConflict: a config is no longer what the change was worked out from.
+	ErrConflict = &Error{CodeConflict, "configs changed meanwhile"}
+	// ErrElectionNotNeeded: the partition has the leader it should have (Kafka:
+	// ELECTION_NOT_NEEDED).
+	ErrElectionNotNeeded = &Error{CodeElectionNotNeeded, "election not needed"}
+	// ErrPreferredUnavailable: the preferred replica is not active or not in sync
+	// (Kafka: PREFERRED_LEADER_NOT_AVAILABLE).
+	ErrPreferredUnavailable = &Error{CodePreferredUnavailable, "preferred leader not available"}
+	// ErrNoEligibleLeader: nobody may lead (Kafka: ELIGIBLE_LEADERS_NOT_AVAILABLE).
+	ErrNoEligibleLeader = &Error{CodeNoEligibleLeader, "no eligible leader"}
+	// ErrNoReassignment: there is nothing to cancel (Kafka:
+	// NO_REASSIGNMENT_IN_PROGRESS).
+	ErrNoReassignment = &Error{CodeNoReassignment, "no reassignment in progress"}
+	// ErrLastReplica: the broker alone holds all records of a partition.
+	ErrLastReplica = &Error{CodeLastReplica, "last replica in sync"}
 )
 
 var (

@@ -80,7 +80,9 @@ type ConfigResource struct {
 }
 
 // AlterConfigs changes configs, resource by resource. Per item: ErrNotFound for an
-// unknown topic, ErrInvalid for an unknown kind.
+// unknown topic, ErrInvalid for an unknown kind, ErrConflict for an expectation that
+// does not hold. What follows for ISR, ELR and leaders from min.insync.replicas,
+// unclean.leader.election.enable and durability happens in the same step.
 type AlterConfigs struct {
 	Request
 	Changes []ConfigChange
@@ -95,6 +97,18 @@ type ConfigChange struct {
 	// Delete names configs that return to their default; unknown names are no
 	// error.
 	Delete []string
+	// Expect are overrides that the change was worked out from: if one differs now,
+	// nothing changes (ErrConflict) and the caller works it out again. Appending to
+	// and subtracting from a list is safe against others this way.
+	Expect []ConfigExpectation
+}
+
+// ConfigExpectation is what a resource's own override should be.
+type ConfigExpectation struct {
+	Name string
+	// Value is the override, if there is one (Set).
+	Value string
+	Set   bool
 }
 
 // Kind implements Command.

@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/firnlog/firn/metadata"
@@ -15,10 +14,11 @@ type Proposer interface {
 	Propose(ctx context.Context, cmd command.Command) (command.Result, error)
 }
 
-// Register announces a broker's process, unfences it, and elects leaders for the
-// partitions that waited for it or were led by its former process. It returns the
-// broker epoch. With more brokers the controller does the last two once the broker
-// has caught up; on one node there is nothing to wait for.
+// Register announces a broker's process and unfences it at once: for a node that is
+// alone, with nobody to catch up with. The state machine elects leaders for the
+// partitions that waited for the broker or were led by its former process, under new
+// leader epochs: a new process never writes under the epoch of the old one, which
+// may have acknowledged what power loss took. It returns the broker epoch.
 func Register(ctx context.Context, client Proposer, r *command.RegisterBroker) (epoch int64, err error) {
 	res, err := client.Propose(ctx, r)
 	if err != nil {
@@ -27,9 +27,6 @@ func Register(ctx context.Context, client Proposer, r *command.RegisterBroker) (
 	if err := SetState(ctx, client, r.BrokerID, res.BrokerEpoch, command.BrokerActive); err != nil {
 		return 0, err
 	}
-	if err := elect(ctx, client, AfterRegistration(client.Image(), r.BrokerID)); err != nil {
-		return 0, fmt.Errorf("elect leaders for broker %d: %w", r.BrokerID, err)
-	}
 	return res.BrokerEpoch, nil
 }
 
@@ -37,23 +34,6 @@ func Register(ctx context.Context, client Proposer, r *command.RegisterBroker) (
 func SetState(ctx context.Context, client Proposer, broker int32, epoch int64, state command.BrokerState) error {
 	if _, err := client.Propose(ctx, &command.SetBrokerState{BrokerID: broker, BrokerEpoch: epoch, State: state}); err != nil {
 		return fmt.Errorf("set state of broker %d: %w", broker, err)
-	}
-	return nil
-}
-
-// elect proposes elections. A partition that changed or went meanwhile is passed
-// over: whoever changed it decided on newer knowledge.
-func elect(ctx context.Context, client Proposer, commands []*command.ElectLeaders) error {
-	for _, cmd := range commands {
-		res, err := client.Propose(ctx, cmd)
-		if err != nil {
-			return err
-		}
-		for i, it := range res.Items {
-			if it.Err != nil && !errors.Is(it.Err, command.ErrFenced) && !errors.Is(it.Err, command.ErrNotFound) {
-				return fmt.Errorf("partition %s: %w", cmd.Elections[i].Partition, it.Err)
-			}
-		}
 	}
 	return nil
 }

@@ -138,6 +138,8 @@ func (t *txn) dispatch(cmd command.Command) (command.Result, error) {
 		return t.formatCluster(c)
 	case *command.RegisterBroker:
 		return t.registerBroker(c)
+	case *command.UnregisterBroker:
+		return t.unregisterBroker(c)
 	case *command.SetBrokerState:
 		return t.setBrokerState(c)
 	case *command.AllocateProducerIDs:
@@ -158,6 +160,8 @@ func (t *txn) dispatch(cmd command.Command) (command.Result, error) {
 		return t.alterPartition(c)
 	case *command.ElectLeaders:
 		return t.electLeaders(c)
+	case *command.AlterReassignments:
+		return t.alterReassignments(c)
 	case *command.AdvanceLogStart:
 		return t.advanceLogStart(c)
 	case *command.CopyStarted:

@@ -22,7 +22,11 @@ func (t *txn) formatCluster(c *command.FormatCluster) (command.Result, error) {
 		t.ed.SetFeature(name, level, int64(t.index))
 	}
 	t.clusterDirty = true
-	return command.Result{}, nil
+	if len(c.Configs) == 0 {
+		return command.Result{}, nil
+	}
+	defaults := metadata.ConfigResource{Kind: metadata.ResourceBroker}
+	return command.Result{}, t.alterConfig(&command.ConfigChange{Resource: defaults, Set: c.Configs})
 }
 
 func (t *txn) updateFeatures(c *command.UpdateFeatures) (command.Result, error) {
@@ -70,11 +74,62 @@ func (t *txn) registerBroker(c *command.RegisterBroker) (command.Result, error) 
 		}
 	}
 	b := &metadata.Broker{ID: c.BrokerID, DirectoryID: c.DirectoryID, Incarnation: c.Incarnation, Epoch: int64(t.index),
-		Rack: c.Rack, Endpoints: slices.Clone(c.Endpoints), Features: c.Features, Version: c.Version, Fenced: true, RegisteredAt: c.Time}
+		Rack: c.Rack, Endpoints: slices.Clone(c.Endpoints), Features: c.Features, Version: c.Version, Fenced: true, RegisteredAt: c.Time,
+		ClusterAddress: c.ClusterAddress}
 	if err := t.putBroker(b); err != nil {
 		return command.Result{}, err
 	}
-	return command.Result{BrokerEpoch: b.Epoch}, nil
+	wiped := old == nil || old.DirectoryID != c.DirectoryID
+	return command.Result{BrokerEpoch: b.Epoch}, t.settleBroker(b.ID, func(p *metadata.Partition, policy metadata.Policy) settlement {
+		replicated := policy.Durability == "replicated" || policy.Durability == "" && c.ReplicatedByDefault
+		if !wiped && !(c.Untrusted && replicated) {
+			return byOrder
+		}
+		return discount(p, b.ID, wiped)
+	})
+}
+
+// discount takes a broker, whose records count no longer, out of ISR and ELR.
+func discount(p *metadata.Partition, broker int32, wiped bool) settlement {
+	p.ISR, p.ELR = remove(p.ISR, []int32{broker}), remove(p.ELR, []int32{broker})
+	if wiped && p.LastKnownLeader == broker {
+		p.LastKnownLeader = -1
+	}
+	return settlement{prefer: -1, gone: broker, wiped: wiped}
+}
+
+// settleBroker settles every partition that the broker is a replica of.
+func (t *txn) settleBroker(id int32, edit func(*metadata.Partition, metadata.Policy) settlement) error {
+	return t.settleAll(func(p *metadata.Partition) bool { return p.HasReplica(id) }, edit)
+}
+
+func (t *txn) unregisterBroker(c *command.UnregisterBroker) (command.Result, error) {
+	b := t.ed.Broker(c.BrokerID)
+	switch {
+	case b == nil:
+		return command.Result{}, refuse(command.ErrNotFound, "broker %d is not registered", c.BrokerID)
+	case c.BrokerEpoch != -1 && c.BrokerEpoch != b.Epoch:
+		return command.Result{}, refuse(command.ErrStaleBrokerEpoch, "broker %d has epoch %d, not %d", b.ID, b.Epoch, c.BrokerEpoch)
+	case !b.Fenced:
+		return command.Result{}, refuse(command.ErrInvalid, "broker %d is alive: stop it first", b.ID)
+	}
+	err := t.ed.EachPartition(func(topic *metadata.Topic, n int32, p *metadata.Partition) error {
+		complete := append(slices.Clone(p.ISR), p.ELR...)
+		if len(complete) > 0 && isSubset(complete, []int32{b.ID}) {
+			return refuse(command.ErrLastReplica, "broker %d alone has all records of %s-%d: bring it back, delete the topic, or elect another leader uncleanly", b.ID, topic.Name, n)
+		}
+		return nil
+	})
+	if err != nil {
+		return command.Result{}, err
+	}
+	if err := t.delete(brokerKey(b.ID)); err != nil {
+		return command.Result{}, err
+	}
+	t.ed.DeleteBroker(b.ID)
+	return command.Result{BrokerEpoch: b.Epoch}, t.settleBroker(b.ID, func(p *metadata.Partition, _ metadata.Policy) settlement {
+		return discount(p, b.ID, true)
+	})
 }
 
 func (t *txn) putBroker(b *metadata.Broker) error {
@@ -107,7 +162,10 @@ func (t *txn) setBrokerState(c *command.SetBrokerState) (command.Result, error) 
 	case command.BrokerFenced:
 		b.Fenced = true
 	case command.BrokerActive:
-		b.Fenced, b.ShuttingDown = false, false
+		if b.ShuttingDown {
+			return command.Result{}, refuse(command.ErrInvalid, "broker %d is shutting down: it has to register again", b.ID)
+		}
+		b.Fenced = false
 	case command.BrokerShuttingDown:
 		b.ShuttingDown = true
 	default:
@@ -116,7 +174,10 @@ func (t *txn) setBrokerState(c *command.SetBrokerState) (command.Result, error) 
 	if b.Fenced == old.Fenced && b.ShuttingDown == old.ShuttingDown {
 		return command.Result{BrokerEpoch: b.Epoch}, nil
 	}
-	return command.Result{BrokerEpoch: b.Epoch}, t.putBroker(&b)
+	if err := t.putBroker(&b); err != nil {
+		return command.Result{}, err
+	}
+	return command.Result{BrokerEpoch: b.Epoch}, t.settleBroker(b.ID, nil)
 }
 
 func (t *txn) allocateProducerIDs(c *command.AllocateProducerIDs) (command.Result, error) {

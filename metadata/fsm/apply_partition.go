@@ -32,26 +32,36 @@ func (t *txn) alterPartition(c *command.AlterPartition) (command.Result, error) 
 		if err != nil {
 			return command.ItemResult{}, err
 		}
-		if p.PartitionEpoch != ch.PartitionEpoch {
-			return command.ItemResult{}, refuse(command.ErrStalePartitionEpoch, "partition %s has epoch %d, not %d", ch.Partition, p.PartitionEpoch, ch.PartitionEpoch)
+		if err := checkPartitionEpoch(ch.Partition, p, ch.PartitionEpoch); err != nil {
+			return command.ItemResult{}, err
 		}
 		isr, err := t.newISR(p, ch)
 		if err != nil {
 			return command.ItemResult{}, err
 		}
-		next := *p
-		next.ISR = isr
-		next.ELR = without(p.ELR, isr)
-		next.PartitionEpoch++
-		if err := t.putPartition(ch.Partition, &next); err != nil {
-			return command.ItemResult{}, err
-		}
-		return command.ItemResult{LeaderEpoch: next.LeaderEpoch, PartitionEpoch: next.PartitionEpoch}, nil
+		want := *p
+		want.ISR = isr
+		return t.settled(ch.Partition, &want, byOrder)
 	})
 }
 
-// newISR checks the members that a leader wants and puts them in the order of the
-// replicas.
+// settled settles a partition and answers with its epochs.
+func (t *txn) settled(tp record.TopicPartition, want *metadata.Partition, how settlement) (command.ItemResult, error) {
+	next, err := t.settlePartition(tp, want, how)
+	if err != nil {
+		return command.ItemResult{}, err
+	}
+	return command.ItemResult{LeaderEpoch: next.LeaderEpoch, PartitionEpoch: next.PartitionEpoch}, nil
+}
+
+func checkPartitionEpoch(tp record.TopicPartition, p *metadata.Partition, epoch int32) error {
+	if p.PartitionEpoch != epoch {
+		return refuse(command.ErrStalePartitionEpoch, "partition %s has epoch %d, not %d", tp, p.PartitionEpoch, epoch)
+	}
+	return nil
+}
+
+// newISR checks the members that a leader wants.
 func (t *txn) newISR(p *metadata.Partition, ch *command.ISRChange) ([]int32, error) {
 	ids := make([]int32, 0, len(ch.ISR))
 	for _, m := range ch.ISR {
@@ -65,7 +75,9 @@ func (t *txn) newISR(p *metadata.Partition, ch *command.ISRChange) ([]int32, err
 			// The leader spoke with its own broker epoch, and may be shutting down.
 		case !b.Eligible():
 			return nil, refuse(command.ErrIneligibleReplica, "partition %s: broker %d is fenced or shutting down", ch.Partition, m.BrokerID)
-		case m.BrokerEpoch >= 0 && m.BrokerEpoch != b.Epoch:
+		case m.BrokerEpoch == -1 && p.InSync(m.BrokerID):
+			// It did not register again since: that would have taken it out.
+		case m.BrokerEpoch != b.Epoch:
 			return nil, refuse(command.ErrIneligibleReplica, "partition %s: broker %d has epoch %d, not %d", ch.Partition, m.BrokerID, b.Epoch, m.BrokerEpoch)
 		}
 		ids = append(ids, m.BrokerID)
@@ -73,29 +85,7 @@ func (t *txn) newISR(p *metadata.Partition, ch *command.ISRChange) ([]int32, err
 	if !slices.Contains(ids, p.Leader) {
 		return nil, refuse(command.ErrInvalid, "partition %s: the ISR lacks the leader %d", ch.Partition, p.Leader)
 	}
-	return inOrder(p.Replicas, ids), nil
-}
-
-// inOrder returns the members of order that are in ids.
-func inOrder(order, ids []int32) []int32 {
-	out := make([]int32, 0, len(ids))
-	for _, id := range order {
-		if slices.Contains(ids, id) {
-			out = append(out, id)
-		}
-	}
-	return out
-}
-
-// without returns ids without those in drop; nil if none is left.
-func without(ids, drop []int32) []int32 {
-	var out []int32
-	for _, id := range ids {
-		if !slices.Contains(drop, id) {
-			out = append(out, id)
-		}
-	}
-	return out
+	return ids, nil
 }
 
 func (t *txn) electLeaders(c *command.ElectLeaders) (command.Result, error) {
@@ -105,46 +95,60 @@ func (t *txn) electLeaders(c *command.ElectLeaders) (command.Result, error) {
 		if p == nil {
 			return command.ItemResult{}, refuse(command.ErrNotFound, "partition %s does not exist", e.Partition)
 		}
-		if p.PartitionEpoch != e.PartitionEpoch {
-			return command.ItemResult{}, refuse(command.ErrStalePartitionEpoch, "partition %s has epoch %d, not %d", e.Partition, p.PartitionEpoch, e.PartitionEpoch)
+		if e.PartitionEpoch != -1 {
+			if err := checkPartitionEpoch(e.Partition, p, e.PartitionEpoch); err != nil {
+				return command.ItemResult{}, err
+			}
 		}
-		next := *p
-		if err := t.elect(&next, e); err != nil {
+		how, err := t.election(p, e)
+		if err != nil {
 			return command.ItemResult{}, err
 		}
-		if err := t.putPartition(e.Partition, &next); err != nil {
-			return command.ItemResult{}, err
-		}
-		return command.ItemResult{LeaderEpoch: next.LeaderEpoch, PartitionEpoch: next.PartitionEpoch}, nil
+		return t.elected(e, p, how)
 	})
 }
 
-// elect changes p by the election, or refuses it.
-func (t *txn) elect(p *metadata.Partition, e *command.Election) error {
-	isr := p.ISR
-	if e.ISR != nil {
-		isr = inOrder(p.Replicas, e.ISR)
-		if len(isr) == 0 || len(isr) != len(e.ISR) || !e.Unclean && len(without(isr, p.ISR)) > 0 {
-			return refuse(command.ErrInvalid, "partition %s: ISR %v is no part of %v", e.Partition, e.ISR, p.ISR)
-		}
+// elected carries an election out, and refuses one that finds nobody.
+func (t *txn) elected(e *command.Election, p *metadata.Partition, how settlement) (command.ItemResult, error) {
+	next := t.settle(p, p, t.policy(t.ed.Topic(e.Partition.Topic)), how)
+	switch {
+	case next.Leader < 0:
+		return command.ItemResult{}, refuse(command.ErrNoEligibleLeader, "partition %s: no active replica may lead", e.Partition)
+	case how.prefer >= 0 && next.Leader != how.prefer:
+		return command.ItemResult{}, refuse(command.ErrIneligibleReplica, "partition %s: broker %d is no replica that may lead", e.Partition, how.prefer)
 	}
-	if e.Leader >= 0 {
+	if err := t.store(e.Partition, p, next); err != nil {
+		return command.ItemResult{}, err
+	}
+	return command.ItemResult{LeaderEpoch: next.LeaderEpoch, PartitionEpoch: next.PartitionEpoch}, nil
+}
+
+// election refuses what is not needed and says how to elect.
+func (t *txn) election(p *metadata.Partition, e *command.Election) (settlement, error) {
+	how := byOrder
+	how.prefer = max(e.Leader, -1)
+	switch e.Kind {
+	case command.ElectPreferred:
+		how.prefer = p.Target()[0]
 		switch {
-		case !p.HasReplica(e.Leader) || !t.ed.Broker(e.Leader).Eligible():
-			return refuse(command.ErrIneligibleReplica, "partition %s: broker %d is no replica, fenced or shutting down", e.Partition, e.Leader)
-		case !slices.Contains(isr, e.Leader) && !e.Unclean:
-			return refuse(command.ErrIneligibleReplica, "partition %s: broker %d is not in sync", e.Partition, e.Leader)
-		case !slices.Contains(isr, e.Leader):
-			isr = []int32{e.Leader}
+		case p.Leader == how.prefer:
+			return how, refuse(command.ErrElectionNotNeeded, "partition %s is led by the preferred broker %d", e.Partition, p.Leader)
+		case !t.ed.Broker(how.prefer).Eligible() || !p.InSync(how.prefer):
+			return how, refuse(command.ErrPreferredUnavailable, "partition %s: the preferred broker %d is not active or not in sync", e.Partition, how.prefer)
 		}
+	case command.ElectUnclean:
+		how.unclean = true
+		if p.Leader >= 0 {
+			return how, refuse(command.ErrElectionNotNeeded, "partition %s is led by broker %d", e.Partition, p.Leader)
+		}
+	case command.ElectClean:
+		if p.Leader >= 0 && (how.prefer < 0 || how.prefer == p.Leader) {
+			return how, refuse(command.ErrElectionNotNeeded, "partition %s is led by broker %d", e.Partition, p.Leader)
+		}
+	default:
+		return how, refuse(command.ErrInvalid, "partition %s: election of kind %d", e.Partition, e.Kind)
 	}
-	p.Leader = max(e.Leader, -1)
-	p.ISR = isr
-	p.ELR = without(p.ELR, isr)
-	p.LastKnownLeader = -1
-	p.LeaderEpoch++
-	p.PartitionEpoch++
-	return nil
+	return how, nil
 }
 
 func (t *txn) advanceLogStart(c *command.AdvanceLogStart) (command.Result, error) {

@@ -221,6 +221,11 @@ func (t *txn) alterConfigs(c *command.AlterConfigs) (command.Result, error) {
 
 func (t *txn) alterConfig(ch *command.ConfigChange) error {
 	old := t.ed.Configs(ch.Resource)
+	for _, e := range ch.Expect {
+		if value, ok := old[e.Name]; ok != e.Set || ok && value != e.Value {
+			return refuse(command.ErrConflict, "%s was changed meanwhile", e.Name)
+		}
+	}
 	next := map[string]string{}
 	if !ch.Replace {
 		maps.Copy(next, old)
@@ -259,7 +264,21 @@ func (t *txn) alterConfig(ch *command.ConfigChange) error {
 		return refuse(command.ErrInvalid, "configs of resource kind %d", ch.Resource.Kind)
 	}
 	t.ed.SetConfigs(ch.Resource, next)
-	return nil
+	return t.settleConfigs(ch.Resource, old)
+}
+
+// settleConfigs settles the partitions whose policy a change of configs changed.
+func (t *txn) settleConfigs(r metadata.ConfigResource, old map[string]string) error {
+	switch {
+	case metadata.PolicyOf(old, nil) == metadata.PolicyOf(t.ed.Configs(r), nil):
+		return nil
+	case r.Kind == metadata.ResourceTopic:
+		return t.settleTopic(t.ed.TopicByName(r.Name))
+	case r.Kind == metadata.ResourceBroker && r.Name == "":
+		return t.settleAll(func(*metadata.Partition) bool { return true }, nil)
+	default:
+		return nil
+	}
 }
 
 func nonEmpty(m map[string]string) map[string]string {

@@ -126,6 +126,13 @@ func (g *generator) replicas(label string) []int32 {
 	return rapid.SliceOfN(rapid.Int32Range(1, 4), 1, 3).Draw(g.t, label)
 }
 
+// config draws a setting, most often one that apply reads.
+func (g *generator) config() (name, value string) {
+	s := rapid.SampledFrom([][2]string{{"x", "v"}, {"y", "v"}, {"min.insync.replicas", "1"}, {"min.insync.replicas", "2"}, {"min.insync.replicas", "3"},
+		{"unclean.leader.election.enable", "true"}, {"unclean.leader.election.enable", "false"}, {"durability", "replicated"}, {"log.durability", "replicated"}}).Draw(g.t, "config")
+	return s[0], s[1]
+}
+
 func (g *generator) partition() record.TopicPartition {
 	tp, ok := pick(g, "partition", g.partitions())
 	if !ok || g.rarely("unknown partition") {
@@ -146,25 +153,27 @@ var ranges = map[string]metadata.VersionRange{"a": {Min: 0, Max: 3}, "b": {Min: 
 
 func (g *generator) next(index uint64) command.Command {
 	now := int64(index) * 1000
-	if len(g.m.brokers) < 2 {
+	if len(g.m.brokers) < 3 {
 		return &command.RegisterBroker{BrokerID: int32(len(g.m.brokers) + 1), DirectoryID: g.uuid(), Incarnation: g.uuid(), Features: ranges, Time: now}
 	}
-	for _, id := range []int32{1, 2} {
-		if b := g.m.brokers[id]; index < 8 && b.Fenced {
+	for _, id := range []int32{1, 2, 3} {
+		if b := g.m.brokers[id]; index < 12 && b.Fenced && !b.ShuttingDown {
 			return &command.SetBrokerState{BrokerID: id, BrokerEpoch: b.Epoch, State: command.BrokerActive}
 		}
 	}
 	if len(g.m.topics) == 0 && !g.rarely("no topic") {
-		return &command.CreateTopics{Time: now, Topics: []command.NewTopic{{ID: record.TopicID(g.uuid()), Name: "t", Assignments: [][]int32{{1, 2}, {2}}}}}
+		return &command.CreateTopics{Time: now, Topics: []command.NewTopic{{ID: record.TopicID(g.uuid()), Name: "t", Assignments: [][]int32{{1, 2, 3}, {2, 3}, {2}}}}}
 	}
-	switch rapid.IntRange(0, 27).Draw(g.t, "kind") {
+	switch rapid.IntRange(0, 32).Draw(g.t, "kind") {
 	case 0:
-		return &command.FormatCluster{ClusterID: rapid.SampledFrom([]string{"c1", "c2"}).Draw(g.t, "cluster"), Features: map[string]int16{"a": 1}}
+		return &command.FormatCluster{ClusterID: rapid.SampledFrom([]string{"c1", "c2"}).Draw(g.t, "cluster"), Features: map[string]int16{"a": 1},
+			Configs: map[string]string{"min.insync.replicas": "2"}}
 	case 1:
 		return &command.UpdateFeatures{Request: g.request(), Updates: []command.FeatureUpdate{{Name: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(g.t, "feature"),
 			Level: int16(rapid.IntRange(0, 4).Draw(g.t, "level")), Downgrade: rapid.Bool().Draw(g.t, "downgrade")}}}
 	case 2:
-		c := &command.RegisterBroker{BrokerID: rapid.Int32Range(1, 3).Draw(g.t, "id"), DirectoryID: g.uuid(), Incarnation: g.uuid(), Features: ranges, Time: now}
+		c := &command.RegisterBroker{BrokerID: rapid.Int32Range(1, 4).Draw(g.t, "id"), DirectoryID: g.uuid(), Incarnation: g.uuid(), Features: ranges, Time: now,
+			ClusterAddress: "h:1", Untrusted: rapid.Bool().Draw(g.t, "untrusted"), ReplicatedByDefault: rapid.Bool().Draw(g.t, "replicated")}
 		if b, ok := g.m.brokers[c.BrokerID]; ok && !g.rarely("other directory") {
 			c.DirectoryID = b.DirectoryID
 			if g.rarely("again") {
@@ -190,7 +199,8 @@ func (g *generator) next(index uint64) command.Command {
 				n.Assignments = append(n.Assignments, g.replicas("replicas"))
 			}
 			if rapid.Bool().Draw(g.t, "configs") {
-				n.Configs = map[string]string{"retention.ms": "1"}
+				k, v := g.config()
+				n.Configs = map[string]string{k: v}
 			}
 			c.Topics = append(c.Topics, n)
 		}
@@ -212,30 +222,62 @@ func (g *generator) next(index uint64) command.Command {
 		if id, ok := pick(g, "topic", g.topicIDs()); ok && rapid.Bool().Draw(g.t, "of topic") {
 			r = metadata.ConfigResource{Kind: metadata.ResourceTopic, Name: g.m.topics[id].Name}
 		}
-		return &command.AlterConfigs{Request: g.request(), Changes: []command.ConfigChange{{Resource: r, Replace: rapid.Bool().Draw(g.t, "replace"),
-			Set:    map[string]string{rapid.SampledFrom([]string{"x", "y"}).Draw(g.t, "key"): "v"},
-			Delete: rapid.SliceOfN(rapid.SampledFrom([]string{"x", "y"}), 0, 2).Draw(g.t, "drop")}}}
-	case 12:
+		k, v := g.config()
+		ch := command.ConfigChange{Resource: r, Replace: rapid.Bool().Draw(g.t, "replace"), Set: map[string]string{k: v},
+			Delete: rapid.SliceOfN(rapid.SampledFrom([]string{"x", "min.insync.replicas", "durability"}), 0, 2).Draw(g.t, "drop")}
+		if g.rarely("expect") {
+			k, v := g.config()
+			ch.Expect = []command.ConfigExpectation{{Name: k, Value: v, Set: rapid.Bool().Draw(g.t, "set")}}
+		}
+		return &command.AlterConfigs{Request: g.request(), Changes: []command.ConfigChange{ch}}
+	case 12, 14, 15:
 		tp := g.partition()
 		f, p := g.fence(tp), g.m.parts[tp]
 		ch := command.ISRChange{Partition: tp, LeaderEpoch: f.LeaderEpoch, PartitionEpoch: p.PartitionEpoch, ISR: []command.ISRMember{{BrokerID: p.Leader, BrokerEpoch: -1}}}
 		for _, r := range p.Replicas {
 			if r != p.Leader && rapid.Bool().Draw(g.t, "member") {
-				ch.ISR = append(ch.ISR, command.ISRMember{BrokerID: r, BrokerEpoch: g.m.brokers[r].Epoch})
+				m := command.ISRMember{BrokerID: r, BrokerEpoch: g.m.brokers[r].Epoch}
+				if g.rarely("no epoch") {
+					m.BrokerEpoch = -1
+				}
+				ch.ISR = append(ch.ISR, m)
 			}
 		}
-		if g.rarely("stale partition") {
+		switch {
+		case g.rarely("stale partition"):
 			ch.PartitionEpoch++
+		case g.rarely("nonsense"):
+			ch.ISR = append(ch.ISR[rapid.IntRange(0, 1).Draw(g.t, "from"):], command.ISRMember{BrokerID: rapid.Int32Range(1, 4).Draw(g.t, "any"), BrokerEpoch: -1})
 		}
 		return &command.AlterPartition{BrokerID: f.BrokerID, BrokerEpoch: f.BrokerEpoch, Partitions: []command.ISRChange{ch}}
 	case 13:
 		tp := g.partition()
 		p := g.m.parts[tp]
-		e := command.Election{Partition: tp, PartitionEpoch: p.PartitionEpoch, Leader: rapid.Int32Range(-1, 3).Draw(g.t, "leader"), Unclean: rapid.Bool().Draw(g.t, "unclean")}
-		if g.rarely("stale partition") {
-			e.PartitionEpoch--
+		e := command.Election{Partition: tp, PartitionEpoch: p.PartitionEpoch, Leader: rapid.Int32Range(-1, 3).Draw(g.t, "leader"),
+			Kind: rapid.SampledFrom([]command.ElectionKind{command.ElectClean, command.ElectPreferred, command.ElectUnclean}).Draw(g.t, "election")}
+		switch {
+		case g.rarely("stale partition"):
+			e.PartitionEpoch++
+		case rapid.Bool().Draw(g.t, "any epoch"):
+			e.PartitionEpoch = -1
 		}
 		return &command.ElectLeaders{Elections: []command.Election{e}}
+	case 16, 17:
+		it := command.Reassignment{Partition: g.partition()}
+		switch rapid.IntRange(0, 5).Draw(g.t, "target") {
+		case 0: // cancel
+		case 1:
+			it.Replicas = []int32{}
+		default:
+			it.Replicas = g.replicas("target")
+		}
+		return &command.AlterReassignments{Request: g.request(), Items: []command.Reassignment{it}, KeepFactor: g.rarely("keep factor")}
+	case 18:
+		id, epoch := g.broker()
+		if rapid.Bool().Draw(g.t, "any epoch") {
+			epoch = -1
+		}
+		return &command.UnregisterBroker{Request: g.request(), BrokerID: id, BrokerEpoch: epoch}
 	}
 	return g.tier(now)
 }
@@ -315,6 +357,8 @@ func TestAgainstModel(t *testing.T) {
 		seen := metadata.Empty()
 		f := openFSM(t, fs, func(img *metadata.Image, d metadata.Delta) {
 			checkDelta(t, seen, img, &d)
+			require.NoError(t, metadata.Check(img))
+			require.NoError(t, metadata.CheckStep(seen, img))
 			seen = img
 		})
 		var log []Entry
@@ -487,6 +531,11 @@ func checkDelta(t *rapid.T, old, img *metadata.Image, d *metadata.Delta) {
 	}
 	for b := range img.Brokers() {
 		if old.Broker(b.ID) != b {
+			require.Contains(t, d.Brokers, b.ID)
+		}
+	}
+	for b := range old.Brokers() {
+		if img.Broker(b.ID) == nil {
 			require.Contains(t, d.Brokers, b.ID)
 		}
 	}

@@ -108,6 +108,9 @@ func (m *model) run(index uint64, cmd command.Command) modelAnswer {
 			m.features[k] = v
 			m.featuresEpoch = int64(index)
 		}
+		if len(c.Configs) > 0 {
+			m.alterConfig(command.ConfigChange{Resource: metadata.ConfigResource{Kind: metadata.ResourceBroker}, Set: c.Configs})
+		}
 		return whole(0)
 	case *command.UpdateFeatures:
 		return whole(m.updateFeatures(index, c))
@@ -125,8 +128,16 @@ func (m *model) run(index uint64, cmd command.Command) modelAnswer {
 			}
 		}
 		m.brokers[c.BrokerID] = metadata.Broker{ID: c.BrokerID, DirectoryID: c.DirectoryID, Incarnation: c.Incarnation,
-			Epoch: int64(index), Rack: c.Rack, Features: c.Features, Fenced: true, RegisteredAt: c.Time}
+			Epoch: int64(index), Rack: c.Rack, Features: c.Features, Fenced: true, RegisteredAt: c.Time,
+			ClusterAddress: c.ClusterAddress}
+		wiped := !ok || old.DirectoryID != c.DirectoryID
+		m.discount(c.BrokerID, wiped, func(tp record.TopicPartition) bool {
+			d := m.topicPolicy(tp.Topic).Durability
+			return wiped || c.Untrusted && (d == "replicated" || d == "" && c.ReplicatedByDefault)
+		})
 		return modelAnswer{epoch: int64(index)}
+	case *command.UnregisterBroker:
+		return m.unregister(c)
 	case *command.SetBrokerState:
 		if m.stale(c.BrokerID, c.BrokerEpoch) {
 			return whole(command.CodeStaleBrokerEpoch)
@@ -136,11 +147,15 @@ func (m *model) run(index uint64, cmd command.Command) modelAnswer {
 		case command.BrokerFenced:
 			b.Fenced = true
 		case command.BrokerActive:
-			b.Fenced, b.ShuttingDown = false, false
+			if b.ShuttingDown {
+				return whole(command.CodeInvalid)
+			}
+			b.Fenced = false
 		default:
 			b.ShuttingDown = true
 		}
 		m.brokers[c.BrokerID] = b
+		m.restAll(b.ID)
 		return modelAnswer{epoch: b.Epoch}
 	case *command.AllocateProducerIDs:
 		if m.stale(c.BrokerID, c.BrokerEpoch) {
@@ -176,6 +191,8 @@ func (m *model) run(index uint64, cmd command.Command) modelAnswer {
 		return items(c.Partitions, func(ch command.ISRChange) command.Code { return m.alterPartition(c.BrokerID, ch) })
 	case *command.ElectLeaders:
 		return items(c.Elections, m.elect)
+	case *command.AlterReassignments:
+		return items(c.Items, func(it command.Reassignment) command.Code { return m.reassign(it, c.KeepFactor) })
 	case *command.AdvanceLogStart:
 		if m.stale(c.BrokerID, c.BrokerEpoch) {
 			return whole(command.CodeStaleBrokerEpoch)
@@ -343,17 +360,31 @@ func (m *model) morePartitions(n command.MorePartitions) command.Code {
 }
 
 func (m *model) alterConfig(ch command.ConfigChange) command.Code {
+	old := m.configs[ch.Resource]
+	topic := record.TopicID{}
 	if ch.Resource.Kind == metadata.ResourceTopic {
 		for id, t := range m.topics {
 			if t.Name == ch.Resource.Name {
-				t.Configs = edited(t.Configs, ch)
-				m.topics[id] = t
-				return 0
+				topic, old = id, t.Configs
 			}
 		}
-		return command.CodeNotFound
+		if topic.IsZero() {
+			return command.CodeNotFound
+		}
 	}
-	m.configs[ch.Resource] = edited(m.configs[ch.Resource], ch)
+	for _, e := range ch.Expect {
+		if v, ok := old[e.Name]; ok != e.Set || ok && v != e.Value {
+			return command.CodeConflict
+		}
+	}
+	if topic.IsZero() {
+		m.configs[ch.Resource] = edited(old, ch)
+	} else {
+		t := m.topics[topic]
+		t.Configs = edited(old, ch)
+		m.topics[topic] = t
+	}
+	m.restAll(-1)
 	return 0
 }
 
@@ -367,66 +398,6 @@ func edited(old map[string]string, ch command.ConfigChange) map[string]string {
 	}
 	maps.Copy(next, ch.Set)
 	return next
-}
-
-func (m *model) alterPartition(broker int32, ch command.ISRChange) command.Code {
-	if code := m.leads(ch.Partition, broker, ch.LeaderEpoch); code != 0 {
-		return code
-	}
-	p := m.parts[ch.Partition]
-	if p.PartitionEpoch != ch.PartitionEpoch {
-		return command.CodeStalePartitionEpoch
-	}
-	want := map[int32]bool{}
-	for _, r := range ch.ISR {
-		if !slices.Contains(p.Replicas, r.BrokerID) || want[r.BrokerID] {
-			return command.CodeInvalid
-		}
-		if r.BrokerID != p.Leader {
-			if !m.eligible(r.BrokerID) || r.BrokerEpoch >= 0 && m.brokers[r.BrokerID].Epoch != r.BrokerEpoch {
-				return command.CodeIneligibleReplica
-			}
-		}
-		want[r.BrokerID] = true
-	}
-	if !want[p.Leader] {
-		return command.CodeInvalid
-	}
-	p.ISR = nil
-	for _, r := range p.Replicas {
-		if want[r] {
-			p.ISR = append(p.ISR, r)
-		}
-	}
-	p.PartitionEpoch++
-	m.parts[ch.Partition] = p
-	return 0
-}
-
-func (m *model) elect(e command.Election) command.Code {
-	p, ok := m.parts[e.Partition]
-	if !ok {
-		return command.CodeNotFound
-	}
-	if p.PartitionEpoch != e.PartitionEpoch {
-		return command.CodeStalePartitionEpoch
-	}
-	if e.Leader >= 0 {
-		if !slices.Contains(p.Replicas, e.Leader) || !m.eligible(e.Leader) {
-			return command.CodeIneligibleReplica
-		}
-		if !slices.Contains(p.ISR, e.Leader) {
-			if !e.Unclean {
-				return command.CodeIneligibleReplica
-			}
-			p.ISR = []int32{e.Leader}
-		}
-	}
-	p.Leader = e.Leader
-	p.LeaderEpoch++
-	p.PartitionEpoch++
-	m.parts[e.Partition] = p
-	return 0
 }
 
 func (m *model) runTier(index uint64, cmd command.Command) modelAnswer {

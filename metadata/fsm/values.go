@@ -73,7 +73,7 @@ func partitionFromProto(m *statepb.Partition) *metadata.Partition {
 
 func brokerToProto(b *metadata.Broker) *statepb.Broker {
 	m := &statepb.Broker{DirectoryId: b.DirectoryID[:], Incarnation: b.Incarnation[:], Epoch: b.Epoch, Rack: b.Rack, Version: b.Version,
-		Fenced: b.Fenced, ShuttingDown: b.ShuttingDown, RegisteredAt: b.RegisteredAt}
+		Fenced: b.Fenced, ShuttingDown: b.ShuttingDown, RegisteredAt: b.RegisteredAt, ClusterAddress: b.ClusterAddress}
 	for _, e := range b.Endpoints {
 		m.Endpoints = append(m.Endpoints, &statepb.Endpoint{Listener: e.Listener, Host: e.Host, Port: e.Port, Security: e.Security})
 	}
@@ -96,7 +96,7 @@ func brokerFromProto(id int32, m *statepb.Broker) (*metadata.Broker, error) {
 		return nil, err
 	}
 	b := &metadata.Broker{ID: id, DirectoryID: dir, Incarnation: inc, Epoch: m.GetEpoch(), Rack: m.GetRack(), Version: m.GetVersion(),
-		Fenced: m.GetFenced(), ShuttingDown: m.GetShuttingDown(), RegisteredAt: m.GetRegisteredAt()}
+		Fenced: m.GetFenced(), ShuttingDown: m.GetShuttingDown(), RegisteredAt: m.GetRegisteredAt(), ClusterAddress: m.GetClusterAddress()}
 	for _, e := range m.GetEndpoints() {
 		b.Endpoints = append(b.Endpoints, metadata.Endpoint{Listener: e.GetListener(), Host: e.GetHost(), Port: e.GetPort(), Security: e.GetSecurity()})
 	}

@@ -50,6 +50,8 @@ type Command struct {
 	//	*Command_DeleteStarted
 	//	*Command_DeleteFinished
 	//	*Command_UpdateFeatures
+	//	*Command_AlterReassignments
+	//	*Command_UnregisterBroker
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -261,6 +263,24 @@ func (x *Command) GetUpdateFeatures() *UpdateFeatures {
 	return nil
 }
 
+func (x *Command) GetAlterReassignments() *AlterReassignments {
+	if x != nil {
+		if x, ok := x.Body.(*Command_AlterReassignments); ok {
+			return x.AlterReassignments
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetUnregisterBroker() *UnregisterBroker {
+	if x != nil {
+		if x, ok := x.Body.(*Command_UnregisterBroker); ok {
+			return x.UnregisterBroker
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -337,6 +357,14 @@ type Command_UpdateFeatures struct {
 	UpdateFeatures *UpdateFeatures `protobuf:"bytes,27,opt,name=update_features,json=updateFeatures,proto3,oneof"`
 }
 
+type Command_AlterReassignments struct {
+	AlterReassignments *AlterReassignments `protobuf:"bytes,28,opt,name=alter_reassignments,json=alterReassignments,proto3,oneof"`
+}
+
+type Command_UnregisterBroker struct {
+	UnregisterBroker *UnregisterBroker `protobuf:"bytes,29,opt,name=unregister_broker,json=unregisterBroker,proto3,oneof"`
+}
+
 func (*Command_FormatCluster) isCommand_Body() {}
 
 func (*Command_RegisterBroker) isCommand_Body() {}
@@ -372,6 +400,10 @@ func (*Command_DeleteStarted) isCommand_Body() {}
 func (*Command_DeleteFinished) isCommand_Body() {}
 
 func (*Command_UpdateFeatures) isCommand_Body() {}
+
+func (*Command_AlterReassignments) isCommand_Body() {}
+
+func (*Command_UnregisterBroker) isCommand_Body() {}
 
 type Partition struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -470,9 +502,11 @@ func (x *Int32List) GetValues() []int32 {
 }
 
 type FormatCluster struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Features      map[string]int32       `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Features  map[string]int32       `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Defaults of all brokers.
+	Configs       map[string]string `protobuf:"bytes,3,rep,name=configs,proto3" json:"configs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -517,6 +551,13 @@ func (x *FormatCluster) GetClusterId() string {
 func (x *FormatCluster) GetFeatures() map[string]int32 {
 	if x != nil {
 		return x.Features
+	}
+	return nil
+}
+
+func (x *FormatCluster) GetConfigs() map[string]string {
+	if x != nil {
+		return x.Configs
 	}
 	return nil
 }
@@ -642,17 +683,20 @@ func (x *VersionRange) GetMax() int32 {
 }
 
 type RegisterBroker struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
-	BrokerId      int32                    `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
-	DirectoryId   []byte                   `protobuf:"bytes,2,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
-	Incarnation   []byte                   `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Rack          string                   `protobuf:"bytes,4,opt,name=rack,proto3" json:"rack,omitempty"`
-	Endpoints     []*Endpoint              `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Features      map[string]*VersionRange `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Version       string                   `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
-	Time          int64                    `protobuf:"varint,8,opt,name=time,proto3" json:"time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state               protoimpl.MessageState   `protogen:"open.v1"`
+	BrokerId            int32                    `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	DirectoryId         []byte                   `protobuf:"bytes,2,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
+	Incarnation         []byte                   `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Rack                string                   `protobuf:"bytes,4,opt,name=rack,proto3" json:"rack,omitempty"`
+	Endpoints           []*Endpoint              `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Features            map[string]*VersionRange `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Version             string                   `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Time                int64                    `protobuf:"varint,8,opt,name=time,proto3" json:"time,omitempty"`
+	ClusterAddress      string                   `protobuf:"bytes,9,opt,name=cluster_address,json=clusterAddress,proto3" json:"cluster_address,omitempty"`
+	Untrusted           bool                     `protobuf:"varint,10,opt,name=untrusted,proto3" json:"untrusted,omitempty"`
+	ReplicatedByDefault bool                     `protobuf:"varint,11,opt,name=replicated_by_default,json=replicatedByDefault,proto3" json:"replicated_by_default,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *RegisterBroker) Reset() {
@@ -741,6 +785,80 @@ func (x *RegisterBroker) GetTime() int64 {
 	return 0
 }
 
+func (x *RegisterBroker) GetClusterAddress() string {
+	if x != nil {
+		return x.ClusterAddress
+	}
+	return ""
+}
+
+func (x *RegisterBroker) GetUntrusted() bool {
+	if x != nil {
+		return x.Untrusted
+	}
+	return false
+}
+
+func (x *RegisterBroker) GetReplicatedByDefault() bool {
+	if x != nil {
+		return x.ReplicatedByDefault
+	}
+	return false
+}
+
+type UnregisterBroker struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	BrokerId int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
+	// -1 for any.
+	BrokerEpoch   int64 `protobuf:"zigzag64,2,opt,name=broker_epoch,json=brokerEpoch,proto3" json:"broker_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnregisterBroker) Reset() {
+	*x = UnregisterBroker{}
+	mi := &file_command_commandpb_command_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnregisterBroker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnregisterBroker) ProtoMessage() {}
+
+func (x *UnregisterBroker) ProtoReflect() protoreflect.Message {
+	mi := &file_command_commandpb_command_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnregisterBroker.ProtoReflect.Descriptor instead.
+func (*UnregisterBroker) Descriptor() ([]byte, []int) {
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UnregisterBroker) GetBrokerId() int32 {
+	if x != nil {
+		return x.BrokerId
+	}
+	return 0
+}
+
+func (x *UnregisterBroker) GetBrokerEpoch() int64 {
+	if x != nil {
+		return x.BrokerEpoch
+	}
+	return 0
+}
+
 type SetBrokerState struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	BrokerId    int32                  `protobuf:"varint,1,opt,name=broker_id,json=brokerId,proto3" json:"broker_id,omitempty"`
@@ -753,7 +871,7 @@ type SetBrokerState struct {
 
 func (x *SetBrokerState) Reset() {
 	*x = SetBrokerState{}
-	mi := &file_command_commandpb_command_proto_msgTypes[7]
+	mi := &file_command_commandpb_command_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +883,7 @@ func (x *SetBrokerState) String() string {
 func (*SetBrokerState) ProtoMessage() {}
 
 func (x *SetBrokerState) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[7]
+	mi := &file_command_commandpb_command_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +896,7 @@ func (x *SetBrokerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBrokerState.ProtoReflect.Descriptor instead.
 func (*SetBrokerState) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{7}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetBrokerState) GetBrokerId() int32 {
@@ -812,7 +930,7 @@ type AllocateProducerIDs struct {
 
 func (x *AllocateProducerIDs) Reset() {
 	*x = AllocateProducerIDs{}
-	mi := &file_command_commandpb_command_proto_msgTypes[8]
+	mi := &file_command_commandpb_command_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +942,7 @@ func (x *AllocateProducerIDs) String() string {
 func (*AllocateProducerIDs) ProtoMessage() {}
 
 func (x *AllocateProducerIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[8]
+	mi := &file_command_commandpb_command_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +955,7 @@ func (x *AllocateProducerIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateProducerIDs.ProtoReflect.Descriptor instead.
 func (*AllocateProducerIDs) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{8}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AllocateProducerIDs) GetBrokerId() int32 {
@@ -865,7 +983,7 @@ type FeatureUpdate struct {
 
 func (x *FeatureUpdate) Reset() {
 	*x = FeatureUpdate{}
-	mi := &file_command_commandpb_command_proto_msgTypes[9]
+	mi := &file_command_commandpb_command_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +995,7 @@ func (x *FeatureUpdate) String() string {
 func (*FeatureUpdate) ProtoMessage() {}
 
 func (x *FeatureUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[9]
+	mi := &file_command_commandpb_command_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +1008,7 @@ func (x *FeatureUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeatureUpdate.ProtoReflect.Descriptor instead.
 func (*FeatureUpdate) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{9}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FeatureUpdate) GetName() string {
@@ -923,7 +1041,7 @@ type UpdateFeatures struct {
 
 func (x *UpdateFeatures) Reset() {
 	*x = UpdateFeatures{}
-	mi := &file_command_commandpb_command_proto_msgTypes[10]
+	mi := &file_command_commandpb_command_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1053,7 @@ func (x *UpdateFeatures) String() string {
 func (*UpdateFeatures) ProtoMessage() {}
 
 func (x *UpdateFeatures) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[10]
+	mi := &file_command_commandpb_command_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1066,7 @@ func (x *UpdateFeatures) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateFeatures.ProtoReflect.Descriptor instead.
 func (*UpdateFeatures) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{10}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateFeatures) GetUpdates() []*FeatureUpdate {
@@ -971,7 +1089,7 @@ type NewTopic struct {
 
 func (x *NewTopic) Reset() {
 	*x = NewTopic{}
-	mi := &file_command_commandpb_command_proto_msgTypes[11]
+	mi := &file_command_commandpb_command_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1101,7 @@ func (x *NewTopic) String() string {
 func (*NewTopic) ProtoMessage() {}
 
 func (x *NewTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[11]
+	mi := &file_command_commandpb_command_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1114,7 @@ func (x *NewTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewTopic.ProtoReflect.Descriptor instead.
 func (*NewTopic) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{11}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NewTopic) GetId() []byte {
@@ -1044,7 +1162,7 @@ type CreateTopics struct {
 
 func (x *CreateTopics) Reset() {
 	*x = CreateTopics{}
-	mi := &file_command_commandpb_command_proto_msgTypes[12]
+	mi := &file_command_commandpb_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1174,7 @@ func (x *CreateTopics) String() string {
 func (*CreateTopics) ProtoMessage() {}
 
 func (x *CreateTopics) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[12]
+	mi := &file_command_commandpb_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1187,7 @@ func (x *CreateTopics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTopics.ProtoReflect.Descriptor instead.
 func (*CreateTopics) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{12}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateTopics) GetTime() int64 {
@@ -1096,7 +1214,7 @@ type DeleteTopics struct {
 
 func (x *DeleteTopics) Reset() {
 	*x = DeleteTopics{}
-	mi := &file_command_commandpb_command_proto_msgTypes[13]
+	mi := &file_command_commandpb_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1226,7 @@ func (x *DeleteTopics) String() string {
 func (*DeleteTopics) ProtoMessage() {}
 
 func (x *DeleteTopics) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[13]
+	mi := &file_command_commandpb_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1239,7 @@ func (x *DeleteTopics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTopics.ProtoReflect.Descriptor instead.
 func (*DeleteTopics) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{13}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteTopics) GetTime() int64 {
@@ -1147,7 +1265,7 @@ type PurgeTopic struct {
 
 func (x *PurgeTopic) Reset() {
 	*x = PurgeTopic{}
-	mi := &file_command_commandpb_command_proto_msgTypes[14]
+	mi := &file_command_commandpb_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1277,7 @@ func (x *PurgeTopic) String() string {
 func (*PurgeTopic) ProtoMessage() {}
 
 func (x *PurgeTopic) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[14]
+	mi := &file_command_commandpb_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1290,7 @@ func (x *PurgeTopic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeTopic.ProtoReflect.Descriptor instead.
 func (*PurgeTopic) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{14}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PurgeTopic) GetTopic() []byte {
@@ -1193,7 +1311,7 @@ type MorePartitions struct {
 
 func (x *MorePartitions) Reset() {
 	*x = MorePartitions{}
-	mi := &file_command_commandpb_command_proto_msgTypes[15]
+	mi := &file_command_commandpb_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1323,7 @@ func (x *MorePartitions) String() string {
 func (*MorePartitions) ProtoMessage() {}
 
 func (x *MorePartitions) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[15]
+	mi := &file_command_commandpb_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1336,7 @@ func (x *MorePartitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MorePartitions.ProtoReflect.Descriptor instead.
 func (*MorePartitions) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{15}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MorePartitions) GetTopic() []byte {
@@ -1252,7 +1370,7 @@ type CreatePartitions struct {
 
 func (x *CreatePartitions) Reset() {
 	*x = CreatePartitions{}
-	mi := &file_command_commandpb_command_proto_msgTypes[16]
+	mi := &file_command_commandpb_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1382,7 @@ func (x *CreatePartitions) String() string {
 func (*CreatePartitions) ProtoMessage() {}
 
 func (x *CreatePartitions) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[16]
+	mi := &file_command_commandpb_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1395,7 @@ func (x *CreatePartitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePartitions.ProtoReflect.Descriptor instead.
 func (*CreatePartitions) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{16}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreatePartitions) GetTime() int64 {
@@ -1297,18 +1415,19 @@ func (x *CreatePartitions) GetTopics() []*MorePartitions {
 type ConfigChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 topic, 2 broker, 3 group.
-	Kind          uint32            `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Name          string            `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Replace       bool              `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
-	Set           map[string]string `protobuf:"bytes,4,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Delete        []string          `protobuf:"bytes,5,rep,name=delete,proto3" json:"delete,omitempty"`
+	Kind          uint32               `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name          string               `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Replace       bool                 `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
+	Set           map[string]string    `protobuf:"bytes,4,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Delete        []string             `protobuf:"bytes,5,rep,name=delete,proto3" json:"delete,omitempty"`
+	Expect        []*ConfigExpectation `protobuf:"bytes,6,rep,name=expect,proto3" json:"expect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConfigChange) Reset() {
 	*x = ConfigChange{}
-	mi := &file_command_commandpb_command_proto_msgTypes[17]
+	mi := &file_command_commandpb_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1439,7 @@ func (x *ConfigChange) String() string {
 func (*ConfigChange) ProtoMessage() {}
 
 func (x *ConfigChange) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[17]
+	mi := &file_command_commandpb_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1452,7 @@ func (x *ConfigChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChange.ProtoReflect.Descriptor instead.
 func (*ConfigChange) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{17}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ConfigChange) GetKind() uint32 {
@@ -1371,6 +1490,66 @@ func (x *ConfigChange) GetDelete() []string {
 	return nil
 }
 
+func (x *ConfigChange) GetExpect() []*ConfigExpectation {
+	if x != nil {
+		return x.Expect
+	}
+	return nil
+}
+
+type ConfigExpectation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Absent if no override is expected.
+	Value         *string `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigExpectation) Reset() {
+	*x = ConfigExpectation{}
+	mi := &file_command_commandpb_command_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigExpectation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigExpectation) ProtoMessage() {}
+
+func (x *ConfigExpectation) ProtoReflect() protoreflect.Message {
+	mi := &file_command_commandpb_command_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigExpectation.ProtoReflect.Descriptor instead.
+func (*ConfigExpectation) Descriptor() ([]byte, []int) {
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ConfigExpectation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ConfigExpectation) GetValue() string {
+	if x != nil && x.Value != nil {
+		return *x.Value
+	}
+	return ""
+}
+
 type AlterConfigs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Changes       []*ConfigChange        `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
@@ -1380,7 +1559,7 @@ type AlterConfigs struct {
 
 func (x *AlterConfigs) Reset() {
 	*x = AlterConfigs{}
-	mi := &file_command_commandpb_command_proto_msgTypes[18]
+	mi := &file_command_commandpb_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1571,7 @@ func (x *AlterConfigs) String() string {
 func (*AlterConfigs) ProtoMessage() {}
 
 func (x *AlterConfigs) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[18]
+	mi := &file_command_commandpb_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1584,7 @@ func (x *AlterConfigs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterConfigs.ProtoReflect.Descriptor instead.
 func (*AlterConfigs) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{18}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AlterConfigs) GetChanges() []*ConfigChange {
@@ -1425,7 +1604,7 @@ type ISRMember struct {
 
 func (x *ISRMember) Reset() {
 	*x = ISRMember{}
-	mi := &file_command_commandpb_command_proto_msgTypes[19]
+	mi := &file_command_commandpb_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1616,7 @@ func (x *ISRMember) String() string {
 func (*ISRMember) ProtoMessage() {}
 
 func (x *ISRMember) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[19]
+	mi := &file_command_commandpb_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1629,7 @@ func (x *ISRMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ISRMember.ProtoReflect.Descriptor instead.
 func (*ISRMember) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{19}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ISRMember) GetBrokerId() int32 {
@@ -1479,7 +1658,7 @@ type ISRChange struct {
 
 func (x *ISRChange) Reset() {
 	*x = ISRChange{}
-	mi := &file_command_commandpb_command_proto_msgTypes[20]
+	mi := &file_command_commandpb_command_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +1670,7 @@ func (x *ISRChange) String() string {
 func (*ISRChange) ProtoMessage() {}
 
 func (x *ISRChange) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[20]
+	mi := &file_command_commandpb_command_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +1683,7 @@ func (x *ISRChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ISRChange.ProtoReflect.Descriptor instead.
 func (*ISRChange) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{20}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ISRChange) GetPartition() *Partition {
@@ -1546,7 +1725,7 @@ type AlterPartition struct {
 
 func (x *AlterPartition) Reset() {
 	*x = AlterPartition{}
-	mi := &file_command_commandpb_command_proto_msgTypes[21]
+	mi := &file_command_commandpb_command_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1737,7 @@ func (x *AlterPartition) String() string {
 func (*AlterPartition) ProtoMessage() {}
 
 func (x *AlterPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[21]
+	mi := &file_command_commandpb_command_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1750,7 @@ func (x *AlterPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlterPartition.ProtoReflect.Descriptor instead.
 func (*AlterPartition) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{21}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AlterPartition) GetBrokerId() int32 {
@@ -1596,21 +1775,21 @@ func (x *AlterPartition) GetPartitions() []*ISRChange {
 }
 
 type Election struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Partition      *Partition             `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	PartitionEpoch int32                  `protobuf:"varint,2,opt,name=partition_epoch,json=partitionEpoch,proto3" json:"partition_epoch,omitempty"`
-	// -1 for none.
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition *Partition             `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// -1 for any.
+	PartitionEpoch int32 `protobuf:"varint,2,opt,name=partition_epoch,json=partitionEpoch,proto3" json:"partition_epoch,omitempty"`
+	// -1 leaves the choice to apply.
 	Leader int32 `protobuf:"zigzag32,3,opt,name=leader,proto3" json:"leader,omitempty"`
-	// Absent leaves the ISR as it is.
-	Isr           *Int32List `protobuf:"bytes,4,opt,name=isr,proto3" json:"isr,omitempty"`
-	Unclean       bool       `protobuf:"varint,5,opt,name=unclean,proto3" json:"unclean,omitempty"`
+	// 0 clean, 1 preferred, 2 unclean.
+	Kind          uint32 `protobuf:"varint,6,opt,name=kind,proto3" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Election) Reset() {
 	*x = Election{}
-	mi := &file_command_commandpb_command_proto_msgTypes[22]
+	mi := &file_command_commandpb_command_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1801,7 @@ func (x *Election) String() string {
 func (*Election) ProtoMessage() {}
 
 func (x *Election) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[22]
+	mi := &file_command_commandpb_command_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1814,7 @@ func (x *Election) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Election.ProtoReflect.Descriptor instead.
 func (*Election) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{22}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Election) GetPartition() *Partition {
@@ -1659,18 +1838,11 @@ func (x *Election) GetLeader() int32 {
 	return 0
 }
 
-func (x *Election) GetIsr() *Int32List {
+func (x *Election) GetKind() uint32 {
 	if x != nil {
-		return x.Isr
+		return x.Kind
 	}
-	return nil
-}
-
-func (x *Election) GetUnclean() bool {
-	if x != nil {
-		return x.Unclean
-	}
-	return false
+	return 0
 }
 
 type ElectLeaders struct {
@@ -1682,7 +1854,7 @@ type ElectLeaders struct {
 
 func (x *ElectLeaders) Reset() {
 	*x = ElectLeaders{}
-	mi := &file_command_commandpb_command_proto_msgTypes[23]
+	mi := &file_command_commandpb_command_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +1866,7 @@ func (x *ElectLeaders) String() string {
 func (*ElectLeaders) ProtoMessage() {}
 
 func (x *ElectLeaders) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[23]
+	mi := &file_command_commandpb_command_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +1879,7 @@ func (x *ElectLeaders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ElectLeaders.ProtoReflect.Descriptor instead.
 func (*ElectLeaders) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{23}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ElectLeaders) GetElections() []*Election {
@@ -1715,6 +1887,111 @@ func (x *ElectLeaders) GetElections() []*Election {
 		return x.Elections
 	}
 	return nil
+}
+
+type Reassignment struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Partition *Partition             `protobuf:"bytes,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Absent cancels.
+	Replicas      *Int32List `protobuf:"bytes,2,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reassignment) Reset() {
+	*x = Reassignment{}
+	mi := &file_command_commandpb_command_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reassignment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reassignment) ProtoMessage() {}
+
+func (x *Reassignment) ProtoReflect() protoreflect.Message {
+	mi := &file_command_commandpb_command_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reassignment.ProtoReflect.Descriptor instead.
+func (*Reassignment) Descriptor() ([]byte, []int) {
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Reassignment) GetPartition() *Partition {
+	if x != nil {
+		return x.Partition
+	}
+	return nil
+}
+
+func (x *Reassignment) GetReplicas() *Int32List {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+type AlterReassignments struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*Reassignment        `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	KeepFactor    bool                   `protobuf:"varint,2,opt,name=keep_factor,json=keepFactor,proto3" json:"keep_factor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlterReassignments) Reset() {
+	*x = AlterReassignments{}
+	mi := &file_command_commandpb_command_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlterReassignments) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlterReassignments) ProtoMessage() {}
+
+func (x *AlterReassignments) ProtoReflect() protoreflect.Message {
+	mi := &file_command_commandpb_command_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlterReassignments.ProtoReflect.Descriptor instead.
+func (*AlterReassignments) Descriptor() ([]byte, []int) {
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AlterReassignments) GetItems() []*Reassignment {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *AlterReassignments) GetKeepFactor() bool {
+	if x != nil {
+		return x.KeepFactor
+	}
+	return false
 }
 
 type LogStartChange struct {
@@ -1728,7 +2005,7 @@ type LogStartChange struct {
 
 func (x *LogStartChange) Reset() {
 	*x = LogStartChange{}
-	mi := &file_command_commandpb_command_proto_msgTypes[24]
+	mi := &file_command_commandpb_command_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +2017,7 @@ func (x *LogStartChange) String() string {
 func (*LogStartChange) ProtoMessage() {}
 
 func (x *LogStartChange) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[24]
+	mi := &file_command_commandpb_command_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +2030,7 @@ func (x *LogStartChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogStartChange.ProtoReflect.Descriptor instead.
 func (*LogStartChange) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{24}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LogStartChange) GetPartition() *Partition {
@@ -1788,7 +2065,7 @@ type AdvanceLogStart struct {
 
 func (x *AdvanceLogStart) Reset() {
 	*x = AdvanceLogStart{}
-	mi := &file_command_commandpb_command_proto_msgTypes[25]
+	mi := &file_command_commandpb_command_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +2077,7 @@ func (x *AdvanceLogStart) String() string {
 func (*AdvanceLogStart) ProtoMessage() {}
 
 func (x *AdvanceLogStart) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[25]
+	mi := &file_command_commandpb_command_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +2090,7 @@ func (x *AdvanceLogStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceLogStart.ProtoReflect.Descriptor instead.
 func (*AdvanceLogStart) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{25}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AdvanceLogStart) GetBrokerId() int32 {
@@ -1848,7 +2125,7 @@ type Fence struct {
 
 func (x *Fence) Reset() {
 	*x = Fence{}
-	mi := &file_command_commandpb_command_proto_msgTypes[26]
+	mi := &file_command_commandpb_command_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2137,7 @@ func (x *Fence) String() string {
 func (*Fence) ProtoMessage() {}
 
 func (x *Fence) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[26]
+	mi := &file_command_commandpb_command_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2150,7 @@ func (x *Fence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fence.ProtoReflect.Descriptor instead.
 func (*Fence) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{26}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Fence) GetBrokerId() int32 {
@@ -1907,7 +2184,7 @@ type EpochStart struct {
 
 func (x *EpochStart) Reset() {
 	*x = EpochStart{}
-	mi := &file_command_commandpb_command_proto_msgTypes[27]
+	mi := &file_command_commandpb_command_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2196,7 @@ func (x *EpochStart) String() string {
 func (*EpochStart) ProtoMessage() {}
 
 func (x *EpochStart) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[27]
+	mi := &file_command_commandpb_command_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2209,7 @@ func (x *EpochStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochStart.ProtoReflect.Descriptor instead.
 func (*EpochStart) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{27}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *EpochStart) GetEpoch() int32 {
@@ -1965,7 +2242,7 @@ type CopyStarted struct {
 
 func (x *CopyStarted) Reset() {
 	*x = CopyStarted{}
-	mi := &file_command_commandpb_command_proto_msgTypes[28]
+	mi := &file_command_commandpb_command_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2254,7 @@ func (x *CopyStarted) String() string {
 func (*CopyStarted) ProtoMessage() {}
 
 func (x *CopyStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[28]
+	mi := &file_command_commandpb_command_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2267,7 @@ func (x *CopyStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyStarted.ProtoReflect.Descriptor instead.
 func (*CopyStarted) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{28}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CopyStarted) GetFence() *Fence {
@@ -2071,7 +2348,7 @@ type CopyFinished struct {
 
 func (x *CopyFinished) Reset() {
 	*x = CopyFinished{}
-	mi := &file_command_commandpb_command_proto_msgTypes[29]
+	mi := &file_command_commandpb_command_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2360,7 @@ func (x *CopyFinished) String() string {
 func (*CopyFinished) ProtoMessage() {}
 
 func (x *CopyFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[29]
+	mi := &file_command_commandpb_command_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2373,7 @@ func (x *CopyFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFinished.ProtoReflect.Descriptor instead.
 func (*CopyFinished) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{29}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CopyFinished) GetFence() *Fence {
@@ -2209,7 +2486,7 @@ type CopyAbandoned struct {
 
 func (x *CopyAbandoned) Reset() {
 	*x = CopyAbandoned{}
-	mi := &file_command_commandpb_command_proto_msgTypes[30]
+	mi := &file_command_commandpb_command_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2498,7 @@ func (x *CopyAbandoned) String() string {
 func (*CopyAbandoned) ProtoMessage() {}
 
 func (x *CopyAbandoned) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[30]
+	mi := &file_command_commandpb_command_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2511,7 @@ func (x *CopyAbandoned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyAbandoned.ProtoReflect.Descriptor instead.
 func (*CopyAbandoned) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{30}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CopyAbandoned) GetBrokerId() int32 {
@@ -2276,7 +2553,7 @@ type EntryKey struct {
 
 func (x *EntryKey) Reset() {
 	*x = EntryKey{}
-	mi := &file_command_commandpb_command_proto_msgTypes[31]
+	mi := &file_command_commandpb_command_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2565,7 @@ func (x *EntryKey) String() string {
 func (*EntryKey) ProtoMessage() {}
 
 func (x *EntryKey) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[31]
+	mi := &file_command_commandpb_command_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2578,7 @@ func (x *EntryKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryKey.ProtoReflect.Descriptor instead.
 func (*EntryKey) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{31}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EntryKey) GetPartition() *Partition {
@@ -2337,7 +2614,7 @@ type DeleteStarted struct {
 
 func (x *DeleteStarted) Reset() {
 	*x = DeleteStarted{}
-	mi := &file_command_commandpb_command_proto_msgTypes[32]
+	mi := &file_command_commandpb_command_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2626,7 @@ func (x *DeleteStarted) String() string {
 func (*DeleteStarted) ProtoMessage() {}
 
 func (x *DeleteStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[32]
+	mi := &file_command_commandpb_command_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2639,7 @@ func (x *DeleteStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteStarted.ProtoReflect.Descriptor instead.
 func (*DeleteStarted) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{32}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteStarted) GetBrokerId() int32 {
@@ -2404,7 +2681,7 @@ type DeleteFinished struct {
 
 func (x *DeleteFinished) Reset() {
 	*x = DeleteFinished{}
-	mi := &file_command_commandpb_command_proto_msgTypes[33]
+	mi := &file_command_commandpb_command_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2693,7 @@ func (x *DeleteFinished) String() string {
 func (*DeleteFinished) ProtoMessage() {}
 
 func (x *DeleteFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_command_commandpb_command_proto_msgTypes[33]
+	mi := &file_command_commandpb_command_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2706,7 @@ func (x *DeleteFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFinished.ProtoReflect.Descriptor instead.
 func (*DeleteFinished) Descriptor() ([]byte, []int) {
-	return file_command_commandpb_command_proto_rawDescGZIP(), []int{33}
+	return file_command_commandpb_command_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteFinished) GetBrokerId() int32 {
@@ -2457,7 +2734,7 @@ var File_command_commandpb_command_proto protoreflect.FileDescriptor
 
 const file_command_commandpb_command_proto_rawDesc = "" +
 	"\n" +
-	"\x1fcommand/commandpb/command.proto\x12\x18firn.metadata.command.v1\"\x89\f\n" +
+	"\x1fcommand/commandpb/command.proto\x12\x18firn.metadata.command.v1\"\xc5\r\n" +
 	"\aCommand\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12P\n" +
@@ -2480,20 +2757,26 @@ const file_command_commandpb_command_proto_rawDesc = "" +
 	"\x0ecopy_abandoned\x18\x18 \x01(\v2'.firn.metadata.command.v1.CopyAbandonedH\x00R\rcopyAbandoned\x12P\n" +
 	"\x0edelete_started\x18\x19 \x01(\v2'.firn.metadata.command.v1.DeleteStartedH\x00R\rdeleteStarted\x12S\n" +
 	"\x0fdelete_finished\x18\x1a \x01(\v2(.firn.metadata.command.v1.DeleteFinishedH\x00R\x0edeleteFinished\x12S\n" +
-	"\x0fupdate_features\x18\x1b \x01(\v2(.firn.metadata.command.v1.UpdateFeaturesH\x00R\x0eupdateFeaturesB\x06\n" +
+	"\x0fupdate_features\x18\x1b \x01(\v2(.firn.metadata.command.v1.UpdateFeaturesH\x00R\x0eupdateFeatures\x12_\n" +
+	"\x13alter_reassignments\x18\x1c \x01(\v2,.firn.metadata.command.v1.AlterReassignmentsH\x00R\x12alterReassignments\x12Y\n" +
+	"\x11unregister_broker\x18\x1d \x01(\v2*.firn.metadata.command.v1.UnregisterBrokerH\x00R\x10unregisterBrokerB\x06\n" +
 	"\x04body\"?\n" +
 	"\tPartition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\fR\x05topic\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\x05R\tpartition\"#\n" +
 	"\tInt32List\x12\x16\n" +
-	"\x06values\x18\x01 \x03(\x05R\x06values\"\xbe\x01\n" +
+	"\x06values\x18\x01 \x03(\x05R\x06values\"\xca\x02\n" +
 	"\rFormatCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12Q\n" +
-	"\bfeatures\x18\x02 \x03(\v25.firn.metadata.command.v1.FormatCluster.FeaturesEntryR\bfeatures\x1a;\n" +
+	"\bfeatures\x18\x02 \x03(\v25.firn.metadata.command.v1.FormatCluster.FeaturesEntryR\bfeatures\x12N\n" +
+	"\aconfigs\x18\x03 \x03(\v24.firn.metadata.command.v1.FormatCluster.ConfigsEntryR\aconfigs\x1a;\n" +
 	"\rFeaturesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"j\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\x1a:\n" +
+	"\fConfigsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"j\n" +
 	"\bEndpoint\x12\x1a\n" +
 	"\blistener\x18\x01 \x01(\tR\blistener\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
@@ -2501,7 +2784,7 @@ const file_command_commandpb_command_proto_rawDesc = "" +
 	"\bsecurity\x18\x04 \x01(\tR\bsecurity\"2\n" +
 	"\fVersionRange\x12\x10\n" +
 	"\x03min\x18\x01 \x01(\x05R\x03min\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\x05R\x03max\"\xaf\x03\n" +
+	"\x03max\x18\x02 \x01(\x05R\x03max\"\xaa\x04\n" +
 	"\x0eRegisterBroker\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12!\n" +
 	"\fdirectory_id\x18\x02 \x01(\fR\vdirectoryId\x12 \n" +
@@ -2510,10 +2793,17 @@ const file_command_commandpb_command_proto_rawDesc = "" +
 	"\tendpoints\x18\x05 \x03(\v2\".firn.metadata.command.v1.EndpointR\tendpoints\x12R\n" +
 	"\bfeatures\x18\x06 \x03(\v26.firn.metadata.command.v1.RegisterBroker.FeaturesEntryR\bfeatures\x12\x18\n" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x12\n" +
-	"\x04time\x18\b \x01(\x03R\x04time\x1ac\n" +
+	"\x04time\x18\b \x01(\x03R\x04time\x12'\n" +
+	"\x0fcluster_address\x18\t \x01(\tR\x0eclusterAddress\x12\x1c\n" +
+	"\tuntrusted\x18\n" +
+	" \x01(\bR\tuntrusted\x122\n" +
+	"\x15replicated_by_default\x18\v \x01(\bR\x13replicatedByDefault\x1ac\n" +
 	"\rFeaturesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12<\n" +
-	"\x05value\x18\x02 \x01(\v2&.firn.metadata.command.v1.VersionRangeR\x05value:\x028\x01\"f\n" +
+	"\x05value\x18\x02 \x01(\v2&.firn.metadata.command.v1.VersionRangeR\x05value:\x028\x01\"R\n" +
+	"\x10UnregisterBroker\x12\x1b\n" +
+	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12!\n" +
+	"\fbroker_epoch\x18\x02 \x01(\x12R\vbrokerEpoch\"f\n" +
 	"\x0eSetBrokerState\x12\x1b\n" +
 	"\tbroker_id\x18\x01 \x01(\x05R\bbrokerId\x12!\n" +
 	"\fbroker_epoch\x18\x02 \x01(\x03R\vbrokerEpoch\x12\x14\n" +
@@ -2551,16 +2841,21 @@ const file_command_commandpb_command_proto_rawDesc = "" +
 	"\vassignments\x18\x03 \x03(\v2#.firn.metadata.command.v1.Int32ListR\vassignments\"h\n" +
 	"\x10CreatePartitions\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12@\n" +
-	"\x06topics\x18\x02 \x03(\v2(.firn.metadata.command.v1.MorePartitionsR\x06topics\"\xe3\x01\n" +
+	"\x06topics\x18\x02 \x03(\v2(.firn.metadata.command.v1.MorePartitionsR\x06topics\"\xa8\x02\n" +
 	"\fConfigChange\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\areplace\x18\x03 \x01(\bR\areplace\x12A\n" +
 	"\x03set\x18\x04 \x03(\v2/.firn.metadata.command.v1.ConfigChange.SetEntryR\x03set\x12\x16\n" +
-	"\x06delete\x18\x05 \x03(\tR\x06delete\x1a6\n" +
+	"\x06delete\x18\x05 \x03(\tR\x06delete\x12C\n" +
+	"\x06expect\x18\x06 \x03(\v2+.firn.metadata.command.v1.ConfigExpectationR\x06expect\x1a6\n" +
 	"\bSetEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"P\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
+	"\x11ConfigExpectation\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\x05value\x18\x02 \x01(\tH\x00R\x05value\x88\x01\x01B\b\n" +
+	"\x06_value\"P\n" +
 	"\fAlterConfigs\x12@\n" +
 	"\achanges\x18\x01 \x03(\v2&.firn.metadata.command.v1.ConfigChangeR\achanges\"K\n" +
 	"\tISRMember\x12\x1b\n" +
@@ -2576,15 +2871,21 @@ const file_command_commandpb_command_proto_rawDesc = "" +
 	"\fbroker_epoch\x18\x02 \x01(\x03R\vbrokerEpoch\x12C\n" +
 	"\n" +
 	"partitions\x18\x03 \x03(\v2#.firn.metadata.command.v1.ISRChangeR\n" +
-	"partitions\"\xdf\x01\n" +
+	"partitions\"\xae\x01\n" +
 	"\bElection\x12A\n" +
 	"\tpartition\x18\x01 \x01(\v2#.firn.metadata.command.v1.PartitionR\tpartition\x12'\n" +
 	"\x0fpartition_epoch\x18\x02 \x01(\x05R\x0epartitionEpoch\x12\x16\n" +
-	"\x06leader\x18\x03 \x01(\x11R\x06leader\x125\n" +
-	"\x03isr\x18\x04 \x01(\v2#.firn.metadata.command.v1.Int32ListR\x03isr\x12\x18\n" +
-	"\aunclean\x18\x05 \x01(\bR\aunclean\"P\n" +
+	"\x06leader\x18\x03 \x01(\x11R\x06leader\x12\x12\n" +
+	"\x04kind\x18\x06 \x01(\rR\x04kindJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"P\n" +
 	"\fElectLeaders\x12@\n" +
-	"\telections\x18\x01 \x03(\v2\".firn.metadata.command.v1.ElectionR\telections\"\x93\x01\n" +
+	"\telections\x18\x01 \x03(\v2\".firn.metadata.command.v1.ElectionR\telections\"\x92\x01\n" +
+	"\fReassignment\x12A\n" +
+	"\tpartition\x18\x01 \x01(\v2#.firn.metadata.command.v1.PartitionR\tpartition\x12?\n" +
+	"\breplicas\x18\x02 \x01(\v2#.firn.metadata.command.v1.Int32ListR\breplicas\"s\n" +
+	"\x12AlterReassignments\x12<\n" +
+	"\x05items\x18\x01 \x03(\v2&.firn.metadata.command.v1.ReassignmentR\x05items\x12\x1f\n" +
+	"\vkeep_factor\x18\x02 \x01(\bR\n" +
+	"keepFactor\"\x93\x01\n" +
 	"\x0eLogStartChange\x12A\n" +
 	"\tpartition\x18\x01 \x01(\v2#.firn.metadata.command.v1.PartitionR\tpartition\x12!\n" +
 	"\fleader_epoch\x18\x02 \x01(\x05R\vleaderEpoch\x12\x1b\n" +
@@ -2661,7 +2962,7 @@ func file_command_commandpb_command_proto_rawDescGZIP() []byte {
 	return file_command_commandpb_command_proto_rawDescData
 }
 
-var file_command_commandpb_command_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_command_commandpb_command_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_command_commandpb_command_proto_goTypes = []any{
 	(*Command)(nil),             // 0: firn.metadata.command.v1.Command
 	(*Partition)(nil),           // 1: firn.metadata.command.v1.Partition
@@ -2670,89 +2971,100 @@ var file_command_commandpb_command_proto_goTypes = []any{
 	(*Endpoint)(nil),            // 4: firn.metadata.command.v1.Endpoint
 	(*VersionRange)(nil),        // 5: firn.metadata.command.v1.VersionRange
 	(*RegisterBroker)(nil),      // 6: firn.metadata.command.v1.RegisterBroker
-	(*SetBrokerState)(nil),      // 7: firn.metadata.command.v1.SetBrokerState
-	(*AllocateProducerIDs)(nil), // 8: firn.metadata.command.v1.AllocateProducerIDs
-	(*FeatureUpdate)(nil),       // 9: firn.metadata.command.v1.FeatureUpdate
-	(*UpdateFeatures)(nil),      // 10: firn.metadata.command.v1.UpdateFeatures
-	(*NewTopic)(nil),            // 11: firn.metadata.command.v1.NewTopic
-	(*CreateTopics)(nil),        // 12: firn.metadata.command.v1.CreateTopics
-	(*DeleteTopics)(nil),        // 13: firn.metadata.command.v1.DeleteTopics
-	(*PurgeTopic)(nil),          // 14: firn.metadata.command.v1.PurgeTopic
-	(*MorePartitions)(nil),      // 15: firn.metadata.command.v1.MorePartitions
-	(*CreatePartitions)(nil),    // 16: firn.metadata.command.v1.CreatePartitions
-	(*ConfigChange)(nil),        // 17: firn.metadata.command.v1.ConfigChange
-	(*AlterConfigs)(nil),        // 18: firn.metadata.command.v1.AlterConfigs
-	(*ISRMember)(nil),           // 19: firn.metadata.command.v1.ISRMember
-	(*ISRChange)(nil),           // 20: firn.metadata.command.v1.ISRChange
-	(*AlterPartition)(nil),      // 21: firn.metadata.command.v1.AlterPartition
-	(*Election)(nil),            // 22: firn.metadata.command.v1.Election
-	(*ElectLeaders)(nil),        // 23: firn.metadata.command.v1.ElectLeaders
-	(*LogStartChange)(nil),      // 24: firn.metadata.command.v1.LogStartChange
-	(*AdvanceLogStart)(nil),     // 25: firn.metadata.command.v1.AdvanceLogStart
-	(*Fence)(nil),               // 26: firn.metadata.command.v1.Fence
-	(*EpochStart)(nil),          // 27: firn.metadata.command.v1.EpochStart
-	(*CopyStarted)(nil),         // 28: firn.metadata.command.v1.CopyStarted
-	(*CopyFinished)(nil),        // 29: firn.metadata.command.v1.CopyFinished
-	(*CopyAbandoned)(nil),       // 30: firn.metadata.command.v1.CopyAbandoned
-	(*EntryKey)(nil),            // 31: firn.metadata.command.v1.EntryKey
-	(*DeleteStarted)(nil),       // 32: firn.metadata.command.v1.DeleteStarted
-	(*DeleteFinished)(nil),      // 33: firn.metadata.command.v1.DeleteFinished
-	nil,                         // 34: firn.metadata.command.v1.FormatCluster.FeaturesEntry
-	nil,                         // 35: firn.metadata.command.v1.RegisterBroker.FeaturesEntry
-	nil,                         // 36: firn.metadata.command.v1.NewTopic.ConfigsEntry
-	nil,                         // 37: firn.metadata.command.v1.ConfigChange.SetEntry
+	(*UnregisterBroker)(nil),    // 7: firn.metadata.command.v1.UnregisterBroker
+	(*SetBrokerState)(nil),      // 8: firn.metadata.command.v1.SetBrokerState
+	(*AllocateProducerIDs)(nil), // 9: firn.metadata.command.v1.AllocateProducerIDs
+	(*FeatureUpdate)(nil),       // 10: firn.metadata.command.v1.FeatureUpdate
+	(*UpdateFeatures)(nil),      // 11: firn.metadata.command.v1.UpdateFeatures
+	(*NewTopic)(nil),            // 12: firn.metadata.command.v1.NewTopic
+	(*CreateTopics)(nil),        // 13: firn.metadata.command.v1.CreateTopics
+	(*DeleteTopics)(nil),        // 14: firn.metadata.command.v1.DeleteTopics
+	(*PurgeTopic)(nil),          // 15: firn.metadata.command.v1.PurgeTopic
+	(*MorePartitions)(nil),      // 16: firn.metadata.command.v1.MorePartitions
+	(*CreatePartitions)(nil),    // 17: firn.metadata.command.v1.CreatePartitions
+	(*ConfigChange)(nil),        // 18: firn.metadata.command.v1.ConfigChange
+	(*ConfigExpectation)(nil),   // 19: firn.metadata.command.v1.ConfigExpectation
+	(*AlterConfigs)(nil),        // 20: firn.metadata.command.v1.AlterConfigs
+	(*ISRMember)(nil),           // 21: firn.metadata.command.v1.ISRMember
+	(*ISRChange)(nil),           // 22: firn.metadata.command.v1.ISRChange
+	(*AlterPartition)(nil),      // 23: firn.metadata.command.v1.AlterPartition
+	(*Election)(nil),            // 24: firn.metadata.command.v1.Election
+	(*ElectLeaders)(nil),        // 25: firn.metadata.command.v1.ElectLeaders
+	(*Reassignment)(nil),        // 26: firn.metadata.command.v1.Reassignment
+	(*AlterReassignments)(nil),  // 27: firn.metadata.command.v1.AlterReassignments
+	(*LogStartChange)(nil),      // 28: firn.metadata.command.v1.LogStartChange
+	(*AdvanceLogStart)(nil),     // 29: firn.metadata.command.v1.AdvanceLogStart
+	(*Fence)(nil),               // 30: firn.metadata.command.v1.Fence
+	(*EpochStart)(nil),          // 31: firn.metadata.command.v1.EpochStart
+	(*CopyStarted)(nil),         // 32: firn.metadata.command.v1.CopyStarted
+	(*CopyFinished)(nil),        // 33: firn.metadata.command.v1.CopyFinished
+	(*CopyAbandoned)(nil),       // 34: firn.metadata.command.v1.CopyAbandoned
+	(*EntryKey)(nil),            // 35: firn.metadata.command.v1.EntryKey
+	(*DeleteStarted)(nil),       // 36: firn.metadata.command.v1.DeleteStarted
+	(*DeleteFinished)(nil),      // 37: firn.metadata.command.v1.DeleteFinished
+	nil,                         // 38: firn.metadata.command.v1.FormatCluster.FeaturesEntry
+	nil,                         // 39: firn.metadata.command.v1.FormatCluster.ConfigsEntry
+	nil,                         // 40: firn.metadata.command.v1.RegisterBroker.FeaturesEntry
+	nil,                         // 41: firn.metadata.command.v1.NewTopic.ConfigsEntry
+	nil,                         // 42: firn.metadata.command.v1.ConfigChange.SetEntry
 }
 var file_command_commandpb_command_proto_depIdxs = []int32{
 	3,  // 0: firn.metadata.command.v1.Command.format_cluster:type_name -> firn.metadata.command.v1.FormatCluster
 	6,  // 1: firn.metadata.command.v1.Command.register_broker:type_name -> firn.metadata.command.v1.RegisterBroker
-	7,  // 2: firn.metadata.command.v1.Command.set_broker_state:type_name -> firn.metadata.command.v1.SetBrokerState
-	12, // 3: firn.metadata.command.v1.Command.create_topics:type_name -> firn.metadata.command.v1.CreateTopics
-	13, // 4: firn.metadata.command.v1.Command.delete_topics:type_name -> firn.metadata.command.v1.DeleteTopics
-	14, // 5: firn.metadata.command.v1.Command.purge_topic:type_name -> firn.metadata.command.v1.PurgeTopic
-	16, // 6: firn.metadata.command.v1.Command.create_partitions:type_name -> firn.metadata.command.v1.CreatePartitions
-	18, // 7: firn.metadata.command.v1.Command.alter_configs:type_name -> firn.metadata.command.v1.AlterConfigs
-	21, // 8: firn.metadata.command.v1.Command.alter_partition:type_name -> firn.metadata.command.v1.AlterPartition
-	23, // 9: firn.metadata.command.v1.Command.elect_leaders:type_name -> firn.metadata.command.v1.ElectLeaders
-	8,  // 10: firn.metadata.command.v1.Command.allocate_producer_ids:type_name -> firn.metadata.command.v1.AllocateProducerIDs
-	25, // 11: firn.metadata.command.v1.Command.advance_log_start:type_name -> firn.metadata.command.v1.AdvanceLogStart
-	28, // 12: firn.metadata.command.v1.Command.copy_started:type_name -> firn.metadata.command.v1.CopyStarted
-	29, // 13: firn.metadata.command.v1.Command.copy_finished:type_name -> firn.metadata.command.v1.CopyFinished
-	30, // 14: firn.metadata.command.v1.Command.copy_abandoned:type_name -> firn.metadata.command.v1.CopyAbandoned
-	32, // 15: firn.metadata.command.v1.Command.delete_started:type_name -> firn.metadata.command.v1.DeleteStarted
-	33, // 16: firn.metadata.command.v1.Command.delete_finished:type_name -> firn.metadata.command.v1.DeleteFinished
-	10, // 17: firn.metadata.command.v1.Command.update_features:type_name -> firn.metadata.command.v1.UpdateFeatures
-	34, // 18: firn.metadata.command.v1.FormatCluster.features:type_name -> firn.metadata.command.v1.FormatCluster.FeaturesEntry
-	4,  // 19: firn.metadata.command.v1.RegisterBroker.endpoints:type_name -> firn.metadata.command.v1.Endpoint
-	35, // 20: firn.metadata.command.v1.RegisterBroker.features:type_name -> firn.metadata.command.v1.RegisterBroker.FeaturesEntry
-	9,  // 21: firn.metadata.command.v1.UpdateFeatures.updates:type_name -> firn.metadata.command.v1.FeatureUpdate
-	2,  // 22: firn.metadata.command.v1.NewTopic.assignments:type_name -> firn.metadata.command.v1.Int32List
-	36, // 23: firn.metadata.command.v1.NewTopic.configs:type_name -> firn.metadata.command.v1.NewTopic.ConfigsEntry
-	11, // 24: firn.metadata.command.v1.CreateTopics.topics:type_name -> firn.metadata.command.v1.NewTopic
-	2,  // 25: firn.metadata.command.v1.MorePartitions.assignments:type_name -> firn.metadata.command.v1.Int32List
-	15, // 26: firn.metadata.command.v1.CreatePartitions.topics:type_name -> firn.metadata.command.v1.MorePartitions
-	37, // 27: firn.metadata.command.v1.ConfigChange.set:type_name -> firn.metadata.command.v1.ConfigChange.SetEntry
-	17, // 28: firn.metadata.command.v1.AlterConfigs.changes:type_name -> firn.metadata.command.v1.ConfigChange
-	1,  // 29: firn.metadata.command.v1.ISRChange.partition:type_name -> firn.metadata.command.v1.Partition
-	19, // 30: firn.metadata.command.v1.ISRChange.isr:type_name -> firn.metadata.command.v1.ISRMember
-	20, // 31: firn.metadata.command.v1.AlterPartition.partitions:type_name -> firn.metadata.command.v1.ISRChange
-	1,  // 32: firn.metadata.command.v1.Election.partition:type_name -> firn.metadata.command.v1.Partition
-	2,  // 33: firn.metadata.command.v1.Election.isr:type_name -> firn.metadata.command.v1.Int32List
-	22, // 34: firn.metadata.command.v1.ElectLeaders.elections:type_name -> firn.metadata.command.v1.Election
-	1,  // 35: firn.metadata.command.v1.LogStartChange.partition:type_name -> firn.metadata.command.v1.Partition
-	24, // 36: firn.metadata.command.v1.AdvanceLogStart.partitions:type_name -> firn.metadata.command.v1.LogStartChange
-	26, // 37: firn.metadata.command.v1.CopyStarted.fence:type_name -> firn.metadata.command.v1.Fence
-	1,  // 38: firn.metadata.command.v1.CopyStarted.partition:type_name -> firn.metadata.command.v1.Partition
-	26, // 39: firn.metadata.command.v1.CopyFinished.fence:type_name -> firn.metadata.command.v1.Fence
-	1,  // 40: firn.metadata.command.v1.CopyFinished.partition:type_name -> firn.metadata.command.v1.Partition
-	27, // 41: firn.metadata.command.v1.CopyFinished.epochs:type_name -> firn.metadata.command.v1.EpochStart
-	1,  // 42: firn.metadata.command.v1.EntryKey.partition:type_name -> firn.metadata.command.v1.Partition
-	31, // 43: firn.metadata.command.v1.DeleteStarted.entries:type_name -> firn.metadata.command.v1.EntryKey
-	5,  // 44: firn.metadata.command.v1.RegisterBroker.FeaturesEntry.value:type_name -> firn.metadata.command.v1.VersionRange
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	8,  // 2: firn.metadata.command.v1.Command.set_broker_state:type_name -> firn.metadata.command.v1.SetBrokerState
+	13, // 3: firn.metadata.command.v1.Command.create_topics:type_name -> firn.metadata.command.v1.CreateTopics
+	14, // 4: firn.metadata.command.v1.Command.delete_topics:type_name -> firn.metadata.command.v1.DeleteTopics
+	15, // 5: firn.metadata.command.v1.Command.purge_topic:type_name -> firn.metadata.command.v1.PurgeTopic
+	17, // 6: firn.metadata.command.v1.Command.create_partitions:type_name -> firn.metadata.command.v1.CreatePartitions
+	20, // 7: firn.metadata.command.v1.Command.alter_configs:type_name -> firn.metadata.command.v1.AlterConfigs
+	23, // 8: firn.metadata.command.v1.Command.alter_partition:type_name -> firn.metadata.command.v1.AlterPartition
+	25, // 9: firn.metadata.command.v1.Command.elect_leaders:type_name -> firn.metadata.command.v1.ElectLeaders
+	9,  // 10: firn.metadata.command.v1.Command.allocate_producer_ids:type_name -> firn.metadata.command.v1.AllocateProducerIDs
+	29, // 11: firn.metadata.command.v1.Command.advance_log_start:type_name -> firn.metadata.command.v1.AdvanceLogStart
+	32, // 12: firn.metadata.command.v1.Command.copy_started:type_name -> firn.metadata.command.v1.CopyStarted
+	33, // 13: firn.metadata.command.v1.Command.copy_finished:type_name -> firn.metadata.command.v1.CopyFinished
+	34, // 14: firn.metadata.command.v1.Command.copy_abandoned:type_name -> firn.metadata.command.v1.CopyAbandoned
+	36, // 15: firn.metadata.command.v1.Command.delete_started:type_name -> firn.metadata.command.v1.DeleteStarted
+	37, // 16: firn.metadata.command.v1.Command.delete_finished:type_name -> firn.metadata.command.v1.DeleteFinished
+	11, // 17: firn.metadata.command.v1.Command.update_features:type_name -> firn.metadata.command.v1.UpdateFeatures
+	27, // 18: firn.metadata.command.v1.Command.alter_reassignments:type_name -> firn.metadata.command.v1.AlterReassignments
+	7,  // 19: firn.metadata.command.v1.Command.unregister_broker:type_name -> firn.metadata.command.v1.UnregisterBroker
+	38, // 20: firn.metadata.command.v1.FormatCluster.features:type_name -> firn.metadata.command.v1.FormatCluster.FeaturesEntry
+	39, // 21: firn.metadata.command.v1.FormatCluster.configs:type_name -> firn.metadata.command.v1.FormatCluster.ConfigsEntry
+	4,  // 22: firn.metadata.command.v1.RegisterBroker.endpoints:type_name -> firn.metadata.command.v1.Endpoint
+	40, // 23: firn.metadata.command.v1.RegisterBroker.features:type_name -> firn.metadata.command.v1.RegisterBroker.FeaturesEntry
+	10, // 24: firn.metadata.command.v1.UpdateFeatures.updates:type_name -> firn.metadata.command.v1.FeatureUpdate
+	2,  // 25: firn.metadata.command.v1.NewTopic.assignments:type_name -> firn.metadata.command.v1.Int32List
+	41, // 26: firn.metadata.command.v1.NewTopic.configs:type_name -> firn.metadata.command.v1.NewTopic.ConfigsEntry
+	12, // 27: firn.metadata.command.v1.CreateTopics.topics:type_name -> firn.metadata.command.v1.NewTopic
+	2,  // 28: firn.metadata.command.v1.MorePartitions.assignments:type_name -> firn.metadata.command.v1.Int32List
+	16, // 29: firn.metadata.command.v1.CreatePartitions.topics:type_name -> firn.metadata.command.v1.MorePartitions
+	42, // 30: firn.metadata.command.v1.ConfigChange.set:type_name -> firn.metadata.command.v1.ConfigChange.SetEntry
+	19, // 31: firn.metadata.command.v1.ConfigChange.expect:type_name -> firn.metadata.command.v1.ConfigExpectation
+	18, // 32: firn.metadata.command.v1.AlterConfigs.changes:type_name -> firn.metadata.command.v1.ConfigChange
+	1,  // 33: firn.metadata.command.v1.ISRChange.partition:type_name -> firn.metadata.command.v1.Partition
+	21, // 34: firn.metadata.command.v1.ISRChange.isr:type_name -> firn.metadata.command.v1.ISRMember
+	22, // 35: firn.metadata.command.v1.AlterPartition.partitions:type_name -> firn.metadata.command.v1.ISRChange
+	1,  // 36: firn.metadata.command.v1.Election.partition:type_name -> firn.metadata.command.v1.Partition
+	24, // 37: firn.metadata.command.v1.ElectLeaders.elections:type_name -> firn.metadata.command.v1.Election
+	1,  // 38: firn.metadata.command.v1.Reassignment.partition:type_name -> firn.metadata.command.v1.Partition
+	2,  // 39: firn.metadata.command.v1.Reassignment.replicas:type_name -> firn.metadata.command.v1.Int32List
+	26, // 40: firn.metadata.command.v1.AlterReassignments.items:type_name -> firn.metadata.command.v1.Reassignment
+	1,  // 41: firn.metadata.command.v1.LogStartChange.partition:type_name -> firn.metadata.command.v1.Partition
+	28, // 42: firn.metadata.command.v1.AdvanceLogStart.partitions:type_name -> firn.metadata.command.v1.LogStartChange
+	30, // 43: firn.metadata.command.v1.CopyStarted.fence:type_name -> firn.metadata.command.v1.Fence
+	1,  // 44: firn.metadata.command.v1.CopyStarted.partition:type_name -> firn.metadata.command.v1.Partition
+	30, // 45: firn.metadata.command.v1.CopyFinished.fence:type_name -> firn.metadata.command.v1.Fence
+	1,  // 46: firn.metadata.command.v1.CopyFinished.partition:type_name -> firn.metadata.command.v1.Partition
+	31, // 47: firn.metadata.command.v1.CopyFinished.epochs:type_name -> firn.metadata.command.v1.EpochStart
+	1,  // 48: firn.metadata.command.v1.EntryKey.partition:type_name -> firn.metadata.command.v1.Partition
+	35, // 49: firn.metadata.command.v1.DeleteStarted.entries:type_name -> firn.metadata.command.v1.EntryKey
+	5,  // 50: firn.metadata.command.v1.RegisterBroker.FeaturesEntry.value:type_name -> firn.metadata.command.v1.VersionRange
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_command_commandpb_command_proto_init() }
@@ -2779,14 +3091,17 @@ func file_command_commandpb_command_proto_init() {
 		(*Command_DeleteStarted)(nil),
 		(*Command_DeleteFinished)(nil),
 		(*Command_UpdateFeatures)(nil),
+		(*Command_AlterReassignments)(nil),
+		(*Command_UnregisterBroker)(nil),
 	}
+	file_command_commandpb_command_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_commandpb_command_proto_rawDesc), len(file_command_commandpb_command_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   38,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -218,19 +218,20 @@ func (x *VersionRange) GetMax() int32 {
 
 // Key broker/<id>.
 type Broker struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
-	DirectoryId   []byte                   `protobuf:"bytes,1,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
-	Incarnation   []byte                   `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Epoch         int64                    `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Rack          string                   `protobuf:"bytes,4,opt,name=rack,proto3" json:"rack,omitempty"`
-	Endpoints     []*Endpoint              `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	Features      map[string]*VersionRange `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Version       string                   `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
-	Fenced        bool                     `protobuf:"varint,8,opt,name=fenced,proto3" json:"fenced,omitempty"`
-	ShuttingDown  bool                     `protobuf:"varint,9,opt,name=shutting_down,json=shuttingDown,proto3" json:"shutting_down,omitempty"`
-	RegisteredAt  int64                    `protobuf:"varint,10,opt,name=registered_at,json=registeredAt,proto3" json:"registered_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState   `protogen:"open.v1"`
+	DirectoryId    []byte                   `protobuf:"bytes,1,opt,name=directory_id,json=directoryId,proto3" json:"directory_id,omitempty"`
+	Incarnation    []byte                   `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Epoch          int64                    `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Rack           string                   `protobuf:"bytes,4,opt,name=rack,proto3" json:"rack,omitempty"`
+	Endpoints      []*Endpoint              `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Features       map[string]*VersionRange `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Version        string                   `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Fenced         bool                     `protobuf:"varint,8,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	ShuttingDown   bool                     `protobuf:"varint,9,opt,name=shutting_down,json=shuttingDown,proto3" json:"shutting_down,omitempty"`
+	RegisteredAt   int64                    `protobuf:"varint,10,opt,name=registered_at,json=registeredAt,proto3" json:"registered_at,omitempty"`
+	ClusterAddress string                   `protobuf:"bytes,11,opt,name=cluster_address,json=clusterAddress,proto3" json:"cluster_address,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Broker) Reset() {
@@ -331,6 +332,13 @@ func (x *Broker) GetRegisteredAt() int64 {
 		return x.RegisteredAt
 	}
 	return 0
+}
+
+func (x *Broker) GetClusterAddress() string {
+	if x != nil {
+		return x.ClusterAddress
+	}
+	return ""
 }
 
 // Key topic/<id>.
@@ -1226,7 +1234,7 @@ const file_fsm_statepb_state_proto_rawDesc = "" +
 	"\bsecurity\x18\x04 \x01(\tR\bsecurity\"2\n" +
 	"\fVersionRange\x12\x10\n" +
 	"\x03min\x18\x01 \x01(\x05R\x03min\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\x05R\x03max\"\xe0\x03\n" +
+	"\x03max\x18\x02 \x01(\x05R\x03max\"\x89\x04\n" +
 	"\x06Broker\x12!\n" +
 	"\fdirectory_id\x18\x01 \x01(\fR\vdirectoryId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\fR\vincarnation\x12\x14\n" +
@@ -1238,7 +1246,8 @@ const file_fsm_statepb_state_proto_rawDesc = "" +
 	"\x06fenced\x18\b \x01(\bR\x06fenced\x12#\n" +
 	"\rshutting_down\x18\t \x01(\bR\fshuttingDown\x12#\n" +
 	"\rregistered_at\x18\n" +
-	" \x01(\x03R\fregisteredAt\x1aa\n" +
+	" \x01(\x03R\fregisteredAt\x12'\n" +
+	"\x0fcluster_address\x18\v \x01(\tR\x0eclusterAddress\x1aa\n" +
 	"\rFeaturesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12:\n" +
 	"\x05value\x18\x02 \x01(\v2$.firn.metadata.state.v1.VersionRangeR\x05value:\x028\x01\"\xf8\x01\n" +

@@ -1,0 +1,228 @@
+package fsm
+
+import (
+	"slices"
+
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/record"
+)
+
+// settlement is how a partition that a command edited comes to rest.
+type settlement struct {
+	// prefer is a broker to lead if it is active and in sync, even if another leads
+	// now; -1 for none.
+	prefer int32
+	// unclean lets any active replica lead where otherwise nobody would.
+	unclean bool
+	// gone is a broker whose records no longer count, -1 for none; wiped says that it
+	// has none at all.
+	gone  int32
+	wiped bool
+}
+
+// byOrder leaves the choice of a leader to the order of the replicas.
+var byOrder = settlement{prefer: -1, gone: -1}
+
+// settle works out the state that a partition comes to, in which all invariants of
+// metadata.Check hold, from the state before (old) and what the command made of it
+// (want: replicas, ISR, ELR, LastKnownLeader, Adding and Removing edited; leader and
+// epochs as they were). It returns old itself if nothing changes. Every command that
+// touches replicas, ISR or a broker goes through here, so that what follows from it
+// is in the same step of the log:
+//
+//   - the fenced and those shutting down leave the ISR while another active member is
+//     in it; the last ones stay, since they have all records;
+//   - a reassignment whose target is active and in the ISR completes;
+//   - a leader that is gone is replaced: from the ISR in order of the replicas, else
+//     from the ELR, else, with both empty, by the last known leader, else uncleanly
+//     if the topic allows it;
+//   - what left the ISR is eligible (ELR) as long as the ISR is smaller than
+//     min.insync.replicas, for then the watermark stands still (KIP-966);
+//   - epochs rise.
+func (t *txn) settle(old, want *metadata.Partition, policy metadata.Policy, how settlement) *metadata.Partition {
+	next := *want
+	eligible := func(id int32) bool { return t.ed.Broker(id).Eligible() }
+	// Those who have all records below the watermark, whatever becomes of the ISR.
+	complete := append(slices.Clone(want.ISR), want.ELR...)
+	for _, id := range append(slices.Clone(old.ISR), old.ELR...) {
+		if id != how.gone && !slices.Contains(complete, id) {
+			complete = append(complete, id)
+		}
+	}
+
+	active := keep(next.ISR, eligible)
+	switch {
+	case len(active) > 0:
+		next.ISR = active
+	case next.Leader >= 0 && next.InSync(next.Leader) && t.alive(next.Leader):
+		next.ISR = []int32{next.Leader} // shutting down, and no other can lead
+	}
+	if !next.InSync(next.Leader) || !t.alive(next.Leader) {
+		next.Leader = -1
+	}
+
+	switch {
+	case how.prefer >= 0 && slices.Contains(active, how.prefer):
+		next.Leader = how.prefer
+	case next.Leader >= 0 && (len(active) == 0 || slices.Contains(active, next.Leader)):
+	case len(active) > 0:
+		next.Leader = inOrder(next.Replicas, active)[0]
+	default:
+		var clean bool
+		next.Leader, clean = t.lastResort(&next, policy, how)
+		if next.Leader >= 0 {
+			next.ISR = []int32{next.Leader}
+		}
+		if !clean {
+			complete = nil
+		}
+	}
+	if target := next.Target(); next.Reassigning() && isSubset(target, keep(next.ISR, eligible)) {
+		next.Replicas, next.ISR, next.Adding, next.Removing = target, target, nil, nil
+		if !next.InSync(next.Leader) {
+			next.Leader = target[0]
+		}
+	}
+
+	next.ISR = inOrder(next.Replicas, next.ISR)
+	next.ELR = nil
+	if len(next.ISR) < policy.MinISR(next.Factor()) {
+		next.ELR = inOrder(next.Replicas, remove(complete, next.ISR))
+	}
+	switch {
+	case next.Leader >= 0:
+		next.LastKnownLeader = -1
+	case old.Leader >= 0 && !(how.wiped && old.Leader == how.gone):
+		next.LastKnownLeader = old.Leader
+	}
+	return withEpochs(old, &next)
+}
+
+// lastResort chooses a leader where no member of the ISR is active; -1 if there is
+// none. clean is false if the choice may have lost records, so that all the others'
+// claims to be complete end.
+func (t *txn) lastResort(p *metadata.Partition, policy metadata.Policy, how settlement) (leader int32, clean bool) {
+	eligible := func(id int32) bool { return t.ed.Broker(id).Eligible() }
+	from := keep(inOrder(p.Replicas, p.ELR), eligible)
+	switch {
+	case slices.Contains(from, how.prefer):
+		return how.prefer, true
+	case len(from) > 0:
+		return from[0], true
+	}
+	known := p.HasReplica(p.LastKnownLeader) && eligible(p.LastKnownLeader)
+	if known && len(p.ISR)+len(p.ELR) == 0 {
+		return p.LastKnownLeader, true
+	}
+	if !policy.Unclean && !how.unclean {
+		return -1, true
+	}
+	from = keep(p.Replicas, eligible)
+	switch {
+	case len(from) == 0:
+		return -1, true
+	case slices.Contains(from, how.prefer):
+		return how.prefer, false
+	case known:
+		return p.LastKnownLeader, false
+	}
+	return from[0], false
+}
+
+// alive reports whether a broker is registered and not fenced.
+func (t *txn) alive(id int32) bool {
+	b := t.ed.Broker(id)
+	return b != nil && !b.Fenced
+}
+
+// withEpochs raises the epochs of next over old's, or returns old if nothing else
+// differs.
+func withEpochs(old, next *metadata.Partition) *metadata.Partition {
+	if next.Leader == old.Leader && next.LastKnownLeader == old.LastKnownLeader &&
+		slices.Equal(next.Replicas, old.Replicas) && slices.Equal(next.ISR, old.ISR) && slices.Equal(next.ELR, old.ELR) &&
+		slices.Equal(next.Adding, old.Adding) && slices.Equal(next.Removing, old.Removing) {
+		return old
+	}
+	next.PartitionEpoch = old.PartitionEpoch + 1
+	if next.Leader != old.Leader {
+		next.LeaderEpoch = old.LeaderEpoch + 1
+	}
+	return next
+}
+
+// policy is what the configs so far say of a topic.
+func (t *txn) policy(topic *metadata.Topic) metadata.Policy {
+	return metadata.PolicyOf(topic.Configs, t.ed.Configs(metadata.ConfigResource{Kind: metadata.ResourceBroker}))
+}
+
+// settlePartition settles one partition and stores it if it changed.
+func (t *txn) settlePartition(tp record.TopicPartition, want *metadata.Partition, how settlement) (*metadata.Partition, error) {
+	old := t.ed.Partition(tp)
+	next := t.settle(old, want, t.policy(t.ed.Topic(tp.Topic)), how)
+	if next == old {
+		return old, nil
+	}
+	return next, t.putPartition(tp, next)
+}
+
+// settleTopic settles the partitions of one topic after a change of its policy.
+func (t *txn) settleTopic(topic *metadata.Topic) error {
+	policy := t.policy(topic)
+	return t.ed.EachPartitionOf(topic, func(_ *metadata.Topic, n int32, p *metadata.Partition) error {
+		return t.store(record.TopicPartition{Topic: topic.ID, Partition: n}, p, t.settle(p, p, policy, byOrder))
+	})
+}
+
+// settleAll settles every partition that affected picks, after edit made of it what
+// the command says; edit may be nil.
+func (t *txn) settleAll(affected func(*metadata.Partition) bool, edit func(*metadata.Partition, metadata.Policy) settlement) error {
+	var topic *metadata.Topic
+	var policy metadata.Policy
+	return t.ed.EachPartition(func(of *metadata.Topic, n int32, p *metadata.Partition) error {
+		if !affected(p) {
+			return nil
+		}
+		if topic != of {
+			topic, policy = of, t.policy(of)
+		}
+		want, how := *p, byOrder
+		if edit != nil {
+			how = edit(&want, policy)
+		}
+		return t.store(record.TopicPartition{Topic: of.ID, Partition: n}, p, t.settle(p, &want, policy, how))
+	})
+}
+
+func (t *txn) store(tp record.TopicPartition, old, next *metadata.Partition) error {
+	if next == old {
+		return nil
+	}
+	return t.putPartition(tp, next)
+}
+
+// keep returns the ids that ok holds of, as a slice of its own; nil if there are
+// none.
+func keep(ids []int32, ok func(int32) bool) []int32 {
+	var out []int32
+	for _, id := range ids {
+		if ok(id) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// remove returns ids without those in drop, as a slice of its own; nil if none is
+// left.
+func remove(ids, drop []int32) []int32 {
+	return keep(ids, func(id int32) bool { return !slices.Contains(drop, id) })
+}
+
+// inOrder returns the members of order that are in ids; nil if there are none.
+func inOrder(order, ids []int32) []int32 {
+	return keep(order, func(id int32) bool { return slices.Contains(ids, id) })
+}
+
+func isSubset(part, of []int32) bool {
+	return !slices.ContainsFunc(part, func(id int32) bool { return !slices.Contains(of, id) })
+}
