@@ -30,7 +30,7 @@ const (
 var layers = [][]string{
 	{"internal"},
 	{"record"},
-	{"commitlog", "cache", "tiering/objstore", "tiering/manifest", "tiering/object", "metadata/configdef"},
+	{"commitlog", "cache", "tiering/objstore", "tiering/manifest", "tiering/object", "metadata/configdef", "metadata/link"},
 	{"metadata/command"},
 	{"metadata"},
 	{"metadata/fsm", "metadata/controller", "tiering/archive", "tiering/remote", "tiering/reclaim", "tiering/tiertest"},
