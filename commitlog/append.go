@@ -147,8 +147,8 @@ func (l *Log) commit(p *part, batches []record.Batch, now, size int64) error {
 
 // applyLocked takes one batch into epochs, producers and aborted transactions.
 func (l *Log) applyLocked(p *part, b *record.Batch, now int64) error {
-	if b.LeaderEpoch > l.epochs.Last() {
-		l.epochs.Assign(b.LeaderEpoch, b.BaseOffset)
+	if b.LeaderEpoch != l.epochs.Last() {
+		l.epochs.Note(b.LeaderEpoch, b.BaseOffset)
 	}
 	done, ended, err := applyProducer(&l.producers, b, now)
 	if err != nil {

@@ -37,6 +37,21 @@ func (c *EpochCache) Assign(e record.Epoch, start record.Offset) bool {
 	return true
 }
 
+// Note takes the epoch of a batch that is written at the log's end, at offset at.
+// Newer epochs, which have written nothing, were not of this log's history and go.
+func (c *EpochCache) Note(e record.Epoch, at record.Offset) {
+	s := *c
+	n := len(s)
+	for n > 0 && s[n-1].Epoch > e {
+		n--
+	}
+	s = slices.Clip(s[:n])
+	if n == 0 || s[n-1].Epoch < e {
+		s = append(s, EpochStart{Epoch: e, Start: at})
+	}
+	*c = s
+}
+
 // Last is the newest epoch, NoEpoch when there is none.
 func (c EpochCache) Last() record.Epoch {
 	if len(c) == 0 {

@@ -329,8 +329,8 @@ var errBadMarker = errors.New("commitlog: malformed transaction marker")
 
 func (r *recovery) apply(p *part, b *record.Batch, now int64) error {
 	l := r.l
-	if b.LeaderEpoch > l.epochs.Last() {
-		l.epochs.Assign(b.LeaderEpoch, b.BaseOffset)
+	if b.LeaderEpoch != l.epochs.Last() {
+		l.epochs.Note(b.LeaderEpoch, b.BaseOffset)
 	}
 	done, ended, err := applyProducer(&l.producers, b, now)
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 // TruncateTo removes everything at and above off: batches (one that holds off
 // goes as a whole, and End is then where the last batch that stays ends, which
 // may be below off), leader epochs that begin
-// there, and what producers wrote there. Below Start it empties the log, which
+// there, and what producers wrote there. At End it removes the epochs that begin
+// there and wrote nothing. Below Start it empties the log, which
 // then begins at off. It syncs before it returns.
 //
 // REQUIRES: the one writer; nothing at or above off was committed.
@@ -30,10 +31,30 @@ func (l *Log) TruncateTo(off record.Offset) error {
 	if off < 0 {
 		return fmt.Errorf("%w: truncation to %d", ErrOutOfRange, off)
 	}
-	if off >= l.End() {
+	switch end := l.End(); {
+	case off > end:
+		return nil
+	case off == end:
+		l.forgetEpochs(end)
 		return nil
 	}
 	return l.truncate(off)
+}
+
+// forgetEpochs drops the epochs that begin at the end of the log. A crash may
+// bring them back; a batch of an older epoch then shows that they are wrong, and
+// otherwise they end where the log does.
+func (l *Log) forgetEpochs(end record.Offset) {
+	l.mu.Lock()
+	kept := l.epochs.Truncate(end)
+	changed := len(kept) < len(l.epochs)
+	if changed {
+		l.epochs = kept
+	}
+	l.mu.Unlock()
+	if changed {
+		l.flusher.appended(l, 0, false)
+	}
 }
 
 // truncate is TruncateTo. REQUIRES: writing is held, off < the end of what was
