@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -15,96 +13,17 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"golang.org/x/sys/unix"
 
 	"github.com/firnlog/firn/integration/harness"
 )
-
-// disk is an ext4 file system of a test's own, on a file.
-type disk struct {
-	t     *testing.T
-	image string
-	dir   string // where it is mounted
-}
-
-// newDisk makes and mounts a file system.
-func newDisk(t *testing.T, size int64) *disk {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("this test mounts a file system of its own, and only root may: run it as root")
-	}
-	tmp := t.TempDir()
-	d := &disk{t: t, image: filepath.Join(tmp, "disk.img"), dir: filepath.Join(tmp, "disk")}
-	require.NoError(t, os.Mkdir(d.dir, 0o750))
-	f, err := os.Create(d.image)
-	require.NoError(t, err)
-	require.NoError(t, f.Truncate(size))
-	require.NoError(t, f.Close())
-	d.run("mkfs.ext4", "-q", "-F", "-m", "0", d.image) // no blocks kept back for root
-	d.mount()
-	t.Cleanup(d.unmount)
-	return d
-}
-
-func (d *disk) run(name string, args ...string) {
-	d.t.Helper()
-	// Not the test's own context: the last unmount comes after its end.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
-		d.t.Fatalf("%s %v: %v: %s", name, args, err, out)
-	}
-}
-
-func (d *disk) mount()   { d.t.Helper(); d.run("mount", "-o", "loop", d.image, d.dir) }
-func (d *disk) unmount() { d.t.Helper(); d.run("umount", d.dir) }
-
-// The kernel's EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32), and its flag
-// EXT4_GOING_FLAGS_NOLOGFLUSH: neither data nor journal is flushed
-// (fs/ext4/ext4.h).
-const (
-	ext4Shutdown   = 0x8004587d
-	ext4NoLogFlush = 2
-)
-
-// losePower makes the file system drop what was not synced: from now on every
-// write fails, and nothing in memory reaches the disk.
-func (d *disk) losePower() {
-	d.t.Helper()
-	f, err := os.Open(d.dir)
-	require.NoError(d.t, err)
-	defer f.Close()
-	require.NoError(d.t, unix.IoctlSetPointerInt(int(f.Fd()), ext4Shutdown, ext4NoLogFlush))
-}
-
-// fill takes the free space but for some, until the returned function gives it
-// back.
-func (d *disk) fill(leave int64) (release func()) {
-	d.t.Helper()
-	f, err := os.CreateTemp(d.dir, "ballast-")
-	require.NoError(d.t, err)
-	defer f.Close()
-	var st unix.Statfs_t
-	require.NoError(d.t, unix.Statfs(d.dir, &st))
-	if leave > 0 {
-		require.NoError(d.t, unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-leave))
-	} else { // the last blocks may be no multiple of what fallocate takes
-		block := make([]byte, 4096)
-		for err == nil {
-			_, err = f.Write(block)
-		}
-		require.ErrorIs(d.t, err, unix.ENOSPC)
-	}
-	return func() { require.NoError(d.t, os.Remove(f.Name())) }
-}
 
 // TestPowerLoss drops what was not synced, again and again, under load: on topics
 // with durability=fsync what was acked survives, and so do committed offsets and
 // topics.
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
-	d := newDisk(t, 1<<30)
-	b := harness.New(t, harness.Options{DataDir: filepath.Join(d.dir, "data"), Store: "fs://" + filepath.Join(t.TempDir(), "bucket"),
+	d := harness.NewDisk(t, 1<<30)
+	b := harness.New(t, harness.Options{DataDir: filepath.Join(d.Dir, "data"), Store: "fs://" + filepath.Join(t.TempDir(), "bucket"),
 		Set: []string{"offsets.topic.num.partitions=3", "log.retention.check.interval.ms=200", "remote.log.manager.task.interval.ms=200"},
 		// Pebble panics when its disk fails, as it has to.
 		MayPanic: "panic: pebble: "})
@@ -116,7 +35,7 @@ func TestPowerLoss(t *testing.T) {
 		l.Await(1+rand.Int64N(4000), time.Minute)
 		made := fmt.Sprintf("made-%d", round)
 		b.CreateTopic(t, made, 1)
-		d.losePower()
+		d.LosePower()
 		// The broker notices by a failed write or fsync, and does not go on.
 		select {
 		case <-b.Exited():
@@ -124,8 +43,7 @@ func TestPowerLoss(t *testing.T) {
 			t.Fatal("the broker goes on after its disk failed")
 		}
 		b.Kill()
-		d.unmount()
-		d.mount()
+		d.Remount()
 		b.Start()
 		g.check(t, b)
 		topics, err := b.AdminClient(t).ListTopics(t.Context())
@@ -146,8 +64,8 @@ func TestPowerLoss(t *testing.T) {
 // a hand.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	d := newDisk(t, 256<<20)
-	b := harness.New(t, harness.Options{DataDir: filepath.Join(d.dir, "data"), Store: "fs://" + filepath.Join(t.TempDir(), "bucket")})
+	d := harness.NewDisk(t, 256<<20)
+	b := harness.New(t, harness.Options{DataDir: filepath.Join(d.Dir, "data"), Store: "fs://" + filepath.Join(t.TempDir(), "bucket")})
 	b.Start()
 	pid := b.Pid()
 	for _, topic := range []string{"t", "probe"} {
@@ -155,7 +73,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	l := harness.StartLoad(t, b, "t", harness.LoadOptions{Partitions: 2, RecordBytes: 4000, Rate: 1000})
 	l.Await(1000, time.Minute)
-	release := d.fill(8 << 20)
+	release := d.Fill(8 << 20)
 
 	// One that does not try again hears of it.
 	probe := b.Client(t, kgo.DisableIdempotentWrite(), kgo.RecordRetries(0), kgo.DefaultProduceTopic("probe"))
@@ -182,7 +100,7 @@ func TestDiskFull(t *testing.T) {
 		cancel()
 	}
 	// So full that not even a directory can be made.
-	more := d.fill(0)
+	more := d.Fill(0)
 	for i := range 20 {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		_, _ = adm.CreateTopic(ctx, 1, 1, nil, fmt.Sprintf("no-room-%d", i))

@@ -1,0 +1,158 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/firnlog/firn/broker/adminapi"
+)
+
+// pollEvery is the pace at which states of other processes are looked at.
+const pollEvery = 20 * time.Millisecond
+
+// askLimit bounds one look at a broker that may be paused or cut off.
+const askLimit = 2 * time.Second
+
+// Get asks the broker's admin server for a path, whatever the status.
+func (b *Broker) Get(ctx context.Context, path string) (status int, body []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.Admin+path, http.NoBody)
+	if err != nil {
+		return 0, nil, err
+	}
+	// A broker that is killed would leave kept connections broken.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: b.fleet.DialContext}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, body, err
+}
+
+// GetJSON asks for a path that answers with JSON.
+func (b *Broker) GetJSON(ctx context.Context, path string, into any) error {
+	status, body, err := b.Get(ctx, path)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("status %d: %s", status, body)
+	}
+	if err == nil {
+		err = json.Unmarshal(body, into)
+	}
+	if err != nil {
+		return fmt.Errorf("fleet: broker %d: GET %s: %w", b.ID, path, err)
+	}
+	return nil
+}
+
+// AwaitReady waits until the broker says that it serves.
+func (b *Broker) AwaitReady(ctx context.Context) error {
+	return await(ctx, func(ctx context.Context) error {
+		select {
+		case <-b.Exited():
+			return ended{fmt.Errorf("fleet: broker %d ended while it started: %v", b.ID, b.proc.cmd.ProcessState)}
+		default:
+		}
+		status, body, err := b.Get(ctx, "/readyz")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("status %d: %s", status, body)
+		}
+		return err
+	})
+}
+
+// ended is an error that waiting does not cure.
+type ended struct{ error }
+
+// await asks until check says nil, or the context ends.
+func await(ctx context.Context, check func(context.Context) error) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return nil
+		}
+		var final ended
+		if errors.As(err, &final) {
+			return final.error
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// Health asks the brokers that run until one answers.
+func (f *Fleet) Health(ctx context.Context) (h adminapi.ClusterHealth, err error) {
+	err = errors.New("fleet: no broker runs")
+	for _, b := range f.Living() {
+		if err = b.GetJSON(ctx, adminapi.PathClusterHealth, &h); err == nil {
+			return h, nil
+		}
+	}
+	return h, err
+}
+
+// AwaitHealthy waits until every broker that runs serves, all of them say that
+// the cluster is whole, and as many brokers are up as run.
+func (f *Fleet) AwaitHealthy(ctx context.Context) error {
+	living := f.Living()
+	err := await(ctx, func(ctx context.Context) error {
+		for _, b := range living {
+			select {
+			case <-b.Exited():
+				return ended{fmt.Errorf("fleet: broker %d ended: %v", b.ID, b.proc.cmd.ProcessState)}
+			default:
+			}
+			if status, body, err := b.Get(ctx, "/readyz"); err != nil || status != http.StatusOK {
+				return fmt.Errorf("broker %d is not ready: status %d: %s (%v)", b.ID, status, body, err)
+			}
+			var h adminapi.ClusterHealth
+			if err := b.GetJSON(ctx, adminapi.PathClusterHealth, &h); err != nil {
+				return err
+			}
+			switch {
+			case h.State != adminapi.HealthOK:
+				return fmt.Errorf("broker %d says %s: %+v", b.ID, h.State, h.Reasons)
+			case h.BrokersUp != len(living):
+				return fmt.Errorf("broker %d says that %d brokers are up, and %d run", b.ID, h.BrokersUp, len(living))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("fleet: the cluster is not whole: %w", err)
+	}
+	return nil
+}
+
+// Controller is the broker that leads the metadata, as another broker than those
+// excluded says; nil while there is none.
+func (f *Fleet) Controller(ctx context.Context, but ...*Broker) (*Broker, error) {
+	var errs []error
+next:
+	for _, b := range f.Living() {
+		for _, x := range but {
+			if x == b {
+				continue next
+			}
+		}
+		var h adminapi.ClusterHealth
+		err := b.GetJSON(ctx, adminapi.PathClusterHealth, &h)
+		if err == nil {
+			return f.Broker(h.Controller), nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
