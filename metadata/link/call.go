@@ -33,6 +33,8 @@ const (
 	pingAfter = time.Second
 	pingTime  = 2 * time.Second
 	idleTime  = 5 * time.Minute
+	// maxWait bounds the time that a caller may claim to have left, in ms.
+	maxWait = 24 * 60 * 60 * 1000
 )
 
 // CallFunc answers a call. body is the callee's to read until it returns. An error
@@ -374,7 +376,10 @@ func (c *caller) close() {
 	}
 	c.mu.Unlock()
 	for _, d := range conns {
-		d.Close()
+		// It is the end of the stream that matters, in whatever state it is.
+		if err := d.Close(); err != nil {
+			c.link.opts.Logger.Debug("cluster port: close of a call's connection", "error", err)
+		}
 	}
 	c.transport.CloseIdleConnections()
 }
@@ -436,7 +441,7 @@ func (a *answerer) serve(conn net.Conn, p Peer) {
 	case a.conns <- c:
 		<-c.closed
 	case <-a.link.ctx.Done():
-		c.Close()
+		conn.Close()
 	}
 }
 
@@ -496,7 +501,7 @@ func (a *answerer) serveCall(r *http.Request) ([]byte, error) {
 	ctx := r.Context()
 	if ms, err := strconv.ParseInt(r.Header.Get(headerTimeout), 10, 64); err == nil && ms > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, min(time.Duration(ms), time.Duration(1<<40))*time.Millisecond)
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(min(ms, maxWait)*int64(time.Millisecond)))
 		defer cancel()
 	}
 	return a.link.answer(ctx, peer, name, body)

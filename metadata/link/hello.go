@@ -62,11 +62,10 @@ type hello struct {
 	reason string // of a refusal
 }
 
-// appendHello encodes h. Texts longer than maxText bytes are cut: the reason of a
+// encodeHello encodes h. Texts longer than maxText bytes are cut: the reason of a
 // refusal may be long, the others are checked by Open.
-func appendHello(b []byte, h hello) []byte {
-	start := len(b)
-	b = append(b, helloMagic...)
+func encodeHello(h hello) []byte {
+	b := []byte(helloMagic)
 	b = binary.BigEndian.AppendUint16(b, helloVersion)
 	b = append(b, h.what, byte(h.kind), 0, 0)
 	b = binary.BigEndian.AppendUint32(b, uint32(h.peer.NodeID))
@@ -76,7 +75,7 @@ func appendHello(b []byte, h hello) []byte {
 		b = append(b, byte(len(text)))
 		b = append(b, text...)
 	}
-	binary.BigEndian.PutUint16(b[start+helloFixed-2:], uint16(len(b)-start-helloFixed))
+	binary.BigEndian.PutUint16(b[helloFixed-2:], uint16(len(b)-helloFixed))
 	return b
 }
 

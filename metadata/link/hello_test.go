@@ -17,7 +17,7 @@ var testHello = hello{what: helloRefuses, kind: KindKafka, reason: "other cluste
 	peer: Peer{NodeID: -1, DirectoryID: uuid.MustParse("6f1a6b0e-8a52-4f0e-9b5c-0d2f3a4b5c6d"), ClusterID: testCluster, Version: "1.2.3", Addr: "host:9094"}}
 
 func TestHelloReadsBack(t *testing.T) {
-	b := appendHello(nil, testHello)
+	b := encodeHello(testHello)
 	r := bytes.NewReader(append(b, "what follows"...))
 	got, err := readHello(r)
 	require.NoError(t, err)
@@ -33,7 +33,7 @@ func TestHelloReadsBack(t *testing.T) {
 }
 
 func TestHelloOfLaterVersionIsRead(t *testing.T) {
-	b := appendHello(nil, testHello)
+	b := encodeHello(testHello)
 	binary.BigEndian.PutUint16(b[8:], helloVersion+1)
 	b = append(b, "a field of later"...)
 	binary.BigEndian.PutUint16(b[helloFixed-2:], uint16(len(b)-helloFixed))
@@ -45,14 +45,14 @@ func TestHelloOfLaterVersionIsRead(t *testing.T) {
 func TestHelloLongReasonIsCutAtARune(t *testing.T) {
 	h := testHello
 	h.reason = strings.Repeat("ü", 200)
-	got, err := readHello(bytes.NewReader(appendHello(nil, h)))
+	got, err := readHello(bytes.NewReader(encodeHello(h)))
 	require.NoError(t, err)
 	require.Equal(t, strings.Repeat("ü", maxText/2), got.reason)
 }
 
 func FuzzHello(f *testing.F) {
-	f.Add(appendHello(nil, testHello))
-	f.Add(appendHello(nil, hello{what: helloOpens, kind: KindRaft}))
+	f.Add(encodeHello(testHello))
+	f.Add(encodeHello(hello{what: helloOpens, kind: KindRaft}))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Add([]byte(helloMagic + "\x00\x01\x00\x01\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -68,7 +68,7 @@ func FuzzHello(f *testing.F) {
 				t.Fatalf("bad text %q", s)
 			}
 		}
-		again, err := readHello(bytes.NewReader(appendHello(nil, h)))
+		again, err := readHello(bytes.NewReader(encodeHello(h)))
 		if err != nil || again != h {
 			t.Fatalf("%v read back as %v: %v", h, again, err)
 		}

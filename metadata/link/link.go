@@ -389,7 +389,7 @@ func (l *Link) answerHello(conn net.Conn, room bool) (net.Conn, hello, error) {
 	if refusal != nil {
 		answer.what, answer.reason = helloRefuses, refusal.Error()
 	}
-	if _, err := conn.Write(appendHello(nil, answer)); err != nil {
+	if _, err := conn.Write(encodeHello(answer)); err != nil {
 		return conn, hello{}, err
 	}
 	if refusal != nil {
@@ -479,7 +479,7 @@ func (l *Link) dial(ctx context.Context, addr string, k Kind) (_ net.Conn, _ Pee
 		}
 		conn = secure
 	}
-	if _, err := conn.Write(appendHello(nil, hello{what: helloOpens, kind: k, peer: l.self()})); err != nil {
+	if _, err := conn.Write(encodeHello(hello{what: helloOpens, kind: k, peer: l.self()})); err != nil {
 		return nil, Peer{}, err
 	}
 	h, err := readHello(conn)
