@@ -7,6 +7,14 @@ import "slices"
 // lock, after what it tells of has happened, and may watch and unwatch.
 type Watcher interface{ Moved() }
 
+// Marker is a Watcher that is told twice: by Mark before the appends that moved
+// the partition are answered, so that whoever was acked finds its records, and by
+// Moved after, where the work is done. Mark only takes note.
+type Marker interface {
+	Watcher
+	Mark()
+}
+
 // Watch registers a watcher of what clients may read: it is told when the
 // watermark, and with it perhaps the last stable offset, has moved, when the
 // log has failed, and of each change of the assignment. It stays until Unwatch.

@@ -48,3 +48,23 @@ func TestWatchersAreToldOfWhatTheyCanRead(t *testing.T) {
 	require.Equal(t, counting{1}, reader)
 	require.Equal(t, counting{2}, follower)
 }
+
+// noted is a Marker that writes down what it is told.
+type noted struct{ events *[]string }
+
+func (n noted) Mark()                 { *n.events = append(*n.events, "mark") }
+func (n noted) Moved()                { *n.events = append(*n.events, "moved") }
+func (n noted) AppendWritten(*Append) {}
+func (n noted) AppendDone(*Append)    { *n.events = append(*n.events, "acked") }
+
+// Whoever was acked finds its records: a marker is marked before, and does its
+// work after.
+func TestMarksComeBeforeAcks(t *testing.T) {
+	b := newBench(t, map[string]string{"durability": "replicated"})
+	var events []string
+	n := noted{&events}
+	b.part().Watch(n)
+	b.part().Append(&Append{Raw: batch(1, plain()), AcksAll: true, LeaderEpoch: -1, ZstdOK: true, Owner: n})
+	require.Equal(t, []string{"mark", "acked", "moved"}, events)
+	b.part().Unwatch(n)
+}
