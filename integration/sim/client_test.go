@@ -1,0 +1,187 @@
+package sim
+
+import (
+	"errors"
+	"time"
+
+	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/commitlog/producer"
+	"github.com/firnlog/firn/record"
+)
+
+// producerClient writes to one partition with acks=all, idempotently: each batch
+// has a sequence, and is sent again until it is acknowledged. An attempt that timed
+// out may arrive later, after its repetition or after later batches.
+type producerClient struct {
+	w    *world
+	t    *truth
+	pid  int64
+	seq  int32
+	size record.Offset
+	// last is set in calm: the batch under way is the last one.
+	last, done bool
+}
+
+const produceTimeout = 1500 * time.Millisecond
+
+func (w *world) startProducers() {
+	pid := int64(1)
+	for _, t := range w.parts {
+		for range w.plan.producers {
+			c := &producerClient{w: w, t: t, pid: pid}
+			pid++
+			w.users = append(w.users, c)
+			w.after(w.upTo(w.plan.produceEvery), c.next)
+		}
+	}
+}
+
+// next begins a new batch.
+func (c *producerClient) next() {
+	c.last = c.w.calm
+	c.size = 1 + record.Offset(c.w.rng.IntN(3))
+	c.send()
+}
+
+// send makes one attempt, at the leader that some broker names.
+func (c *producerClient) send() {
+	w := c.w
+	leader := w.leaderBy(c.t)
+	if leader < 0 {
+		w.after(w.between(50*time.Millisecond, 150*time.Millisecond), c.send)
+		return
+	}
+	b := batch{next: c.size, pid: c.pid, seq: c.seq}
+	call(w, nil, leader, produceTimeout, false, func(p *proc, reply func(produced)) {
+		if h := p.hosts[c.t.index]; h != nil {
+			h.append(b, reply)
+		} else {
+			reply(produced{err: errNotLeading})
+		}
+	}, func(res produced, err error) {
+		if err == nil {
+			err = res.err
+		}
+		switch {
+		case err == nil:
+			w.count.acked++
+			w.mix(uint64(c.pid), uint64(c.seq), uint64(res.base))
+			a := ack{pid: c.pid, seq: c.seq, base: res.base}
+			c.t.acknowledged(a, res.epoch)
+			if c.t.floor <= res.epoch {
+				c.t.acked = append(c.t.acked, a)
+			}
+			c.seq += int32(c.size)
+			if c.last {
+				c.done = true
+				return
+			}
+			w.after(w.between(w.plan.produceEvery/2, w.plan.produceEvery*3/2), c.next)
+			return
+		case errors.Is(err, producer.ErrOutOfOrderSequence) || errors.Is(err, producer.ErrStaleEpoch):
+			if !c.t.lossy {
+				w.violate("7", "%s: producer %d is refused sequence %d: %v", c.t.name(), c.pid, c.seq, err)
+			}
+			// Acknowledged records are gone: the producer begins anew.
+			c.pid, c.seq = c.pid+1000, 0
+		}
+		w.after(w.between(20*time.Millisecond, 150*time.Millisecond), c.send)
+	})
+}
+
+// leaderBy is a partition's leader as some running broker has it, -1 if none.
+func (w *world) leaderBy(t *truth) int32 {
+	n := w.nodes[1+w.rng.IntN(w.plan.brokers)]
+	if n.proc == nil {
+		return -1
+	}
+	state := n.proc.image.Partition(t.tp)
+	if state == nil {
+		return -1
+	}
+	return state.Leader
+}
+
+// readerClient follows one partition from its log start, mostly at the leader,
+// sometimes at another replica (KIP-392).
+type readerClient struct {
+	w        *world
+	t        *truth
+	from     record.Offset
+	follower bool
+}
+
+// readAnswer is what a reader gets.
+type readAnswer struct {
+	batches  []batch
+	hw       record.Offset
+	logStart record.Offset
+	epoch    record.Epoch
+	err      error
+}
+
+func (w *world) startReaders() {
+	for _, t := range w.parts {
+		for i := range 2 {
+			c := &readerClient{w: w, t: t, follower: i == 1}
+			w.after(w.upTo(time.Second), c.read)
+		}
+	}
+}
+
+func (c *readerClient) read() {
+	w := c.w
+	again := w.between(50*time.Millisecond, 400*time.Millisecond)
+	target := w.leaderBy(c.t)
+	if c.follower {
+		state := w.meta.image().Partition(c.t.tp)
+		target = state.Replicas[w.rng.IntN(len(state.Replicas))]
+	}
+	if target < 0 {
+		w.after(again, c.read)
+		return
+	}
+	call(w, nil, target, time.Second, false, func(p *proc, reply func(readAnswer)) { reply(p.serveRead(c.t, c.from, c.follower)) },
+		func(a readAnswer, err error) {
+			if err == nil && a.err == nil {
+				w.count.read += len(a.batches)
+				c.t.readBatches(c.from, a.batches, a.epoch, target)
+				if n := len(a.batches); n > 0 {
+					c.from = a.batches[n-1].next
+				}
+			}
+			if errors.Is(a.err, errOutOfRange) {
+				c.from = a.logStart
+			}
+			w.after(again, c.read)
+		})
+}
+
+// serveRead answers a consumer (partition.Partition.Read, tiering/remote).
+func (p *proc) serveRead(t *truth, from record.Offset, any bool) readAnswer {
+	h := p.hosts[t.index]
+	leads := h != nil && h.rep.Role() == replica.Leader && p.leased()
+	if h == nil || !leads && !any {
+		return readAnswer{err: errNotLeading}
+	}
+	logStart := p.image.Partition(t.tp).LogStart
+	a := readAnswer{hw: h.rep.HighWatermark(), logStart: logStart, epoch: h.rep.LeaderEpoch()}
+	if !h.rep.WatermarkKnown() {
+		a.err = errUnavailable
+		return a
+	}
+	if leads {
+		t.told(a.epoch, a.hw)
+	} else if t.lossy {
+		a.epoch = record.NoEpoch // after an unclean election a follower may not have cut its log yet
+	}
+	switch {
+	case from < logStart || from > h.log.end():
+		a.err = errOutOfRange
+	case from < h.log.start:
+		a.batches, a.err = p.readRemote(t, from)
+	case from < a.hw:
+		a.batches = h.log.read(from, a.hw, maxBatches)
+	}
+	return a
+}

@@ -1,0 +1,2 @@
+// Package sim runs a cluster in a deterministic simulator.
+package sim

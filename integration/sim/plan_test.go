@@ -1,0 +1,156 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// plan is what one seed draws before it begins: the size of the cluster, its
+// topics, and which faults there are and how often. Most seeds have few kinds of
+// faults, so that each meets quiet times as well as every other kind (swarm
+// testing).
+type plan struct {
+	brokers int
+	topics  []topicPlan
+	work    time.Duration // how long faults and load go on
+
+	lagMax         time.Duration // replica.lag.time.max.ms
+	session        time.Duration // broker.session.timeout.ms
+	heartbeat      time.Duration // broker.heartbeat.interval.ms
+	fetchWait      time.Duration // replica.fetch.wait.max.ms
+	election       time.Duration // of the metadata leader
+	proposeTimeout time.Duration
+	hints          bool // gossip tells of failures
+	produceEvery   time.Duration
+	producers      int // for each partition
+
+	net   network
+	flush time.Duration // an fsync takes up to this
+	slow  float64       // the chance that it takes a hundred times as long
+
+	// every is the mean time between two faults of a kind; 0 is never.
+	every struct {
+		kill, power, wipe, pause, cut, cutOneWay, shutdown, metaMove, clock, reassign, elect, delete time.Duration
+	}
+	down   time.Duration // a broker is down for up to this
+	paused time.Duration
+	cutFor time.Duration
+
+	bucketFail, bucketLate float64 // chances of a PUT that fails, or that lands after its time-out
+}
+
+// topicPlan is one topic.
+type topicPlan struct {
+	name       string
+	partitions int
+	factor     int
+	minISR     int
+	fsync      bool
+	tiered     bool
+	unclean    bool
+	perSeal    int // batches in a segment
+}
+
+func (t *topicPlan) configs() map[string]string {
+	m := map[string]string{"min.insync.replicas": strconv.Itoa(t.minISR), "durability": "replicated"}
+	if t.fsync {
+		m["durability"] = "fsync"
+	}
+	if t.tiered {
+		m["remote.storage.enable"] = "true"
+	}
+	if t.unclean {
+		m["unclean.leader.election.enable"] = "true"
+	}
+	return m
+}
+
+func (t *topicPlan) String() string {
+	return fmt.Sprintf("%s: %d partitions, factor %d, min ISR %d, fsync %t, tiered %t, unclean %t",
+		t.name, t.partitions, t.factor, t.minISR, t.fsync, t.tiered, t.unclean)
+}
+
+func (p *plan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d brokers, %v of work, session %v, lag %v, hints %t, %d producers a partition every %v\n",
+		p.brokers, p.work, p.session, p.lagMax, p.hints, p.producers, p.produceEvery)
+	for i := range p.topics {
+		fmt.Fprintf(&b, "  %s\n", p.topics[i].String())
+	}
+	fmt.Fprintf(&b, "  network %v+%v, lost %.3f, doubled %.3f, late %.3f by %v; fsync %v, slow %.3f; bucket fails %.2f, late %.2f\n",
+		p.net.base, p.net.spread, p.net.lose, p.net.double, p.net.late, p.net.lateBy, p.flush, p.slow, p.bucketFail, p.bucketLate)
+	fmt.Fprintf(&b, "  every: %+v; down %v, paused %v, cut %v\n", p.every, p.down, p.paused, p.cutFor)
+	return b.String()
+}
+
+// drawn draws with a generator.
+type drawn struct{ *rand.Rand }
+
+func (r drawn) chance(p float64) bool { return r.Float64() < p }
+
+func (r drawn) between(lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(r.Int64N(int64(hi-lo)))
+}
+
+// maybe draws a mean time between faults, or never.
+func (r drawn) maybe(p float64, lo, hi time.Duration) time.Duration {
+	d := r.between(lo, hi)
+	if !r.chance(p) {
+		return 0
+	}
+	return d
+}
+
+// unlikely draws a chance: usually 0, else up to most.
+func (r drawn) unlikely(p, most float64) float64 {
+	v := r.Float64() * most
+	if !r.chance(p) {
+		return 0
+	}
+	return v
+}
+
+func drawPlan(rng *rand.Rand) plan {
+	r := drawn{rng}
+	p := plan{
+		brokers: 3 + r.IntN(3), work: r.between(4*time.Second, 14*time.Second),
+		session: 3 * time.Second, heartbeat: 500 * time.Millisecond, fetchWait: 500 * time.Millisecond,
+		lagMax:   []time.Duration{time.Second, 2 * time.Second, 10 * time.Second}[r.IntN(3)],
+		election: r.between(400*time.Millisecond, time.Second), proposeTimeout: 5 * time.Second,
+		hints: r.chance(0.5), produceEvery: r.between(50*time.Millisecond, 300*time.Millisecond), producers: 1 + r.IntN(2),
+		flush: r.between(100*time.Microsecond, 10*time.Millisecond), slow: r.unlikely(0.3, 0.1),
+		down: r.between(50*time.Millisecond, 4*time.Second), paused: r.between(100*time.Millisecond, 6*time.Second),
+		cutFor: r.between(100*time.Millisecond, 6*time.Second),
+	}
+	if r.chance(0.3) {
+		p.session, p.heartbeat = time.Second, 150*time.Millisecond
+	}
+	p.net = network{base: r.between(50*time.Microsecond, 2*time.Millisecond), spread: r.between(100*time.Microsecond, 5*time.Millisecond),
+		lose: r.unlikely(0.5, 0.05), double: r.unlikely(0.5, 0.1), late: r.unlikely(0.6, 0.1), lateBy: r.between(10*time.Millisecond, 3*time.Second)}
+	p.bucketFail, p.bucketLate = r.unlikely(0.4, 0.4), r.unlikely(0.4, 0.3)
+	const lo, hi = 500 * time.Millisecond, 6 * time.Second
+	e := &p.every
+	e.kill, e.power, e.wipe = r.maybe(0.35, lo, hi), r.maybe(0.35, lo, hi), r.maybe(0.2, time.Second, hi)
+	e.pause, e.cut, e.cutOneWay = r.maybe(0.3, lo, hi), r.maybe(0.3, lo, hi), r.maybe(0.25, lo, hi)
+	e.shutdown, e.metaMove, e.clock = r.maybe(0.2, lo, hi), r.maybe(0.3, lo, hi), r.maybe(0.2, lo, hi)
+	e.reassign, e.elect, e.delete = r.maybe(0.25, lo, hi), r.maybe(0.25, lo, hi), r.maybe(0.2, time.Second, hi)
+	for i := range 1 + r.IntN(2) {
+		t := topicPlan{name: string(rune('a' + i)), partitions: 1 + r.IntN(2), factor: 3, minISR: 2,
+			fsync: r.chance(0.5), tiered: r.chance(0.6), unclean: r.chance(0.2), perSeal: 2 + r.IntN(8)}
+		switch x := r.IntN(10); {
+		case x < 2:
+			t.minISR = 1
+		case x == 2:
+			t.factor, t.minISR = 2, 1
+		case x == 3 && p.brokers >= 5:
+			t.factor, t.minISR = 5, 3
+		case x == 4:
+			t.factor, t.minISR = 1, 1
+		}
+		p.topics = append(p.topics, t)
+	}
+	return p
+}
