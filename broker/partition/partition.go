@@ -48,7 +48,7 @@ type Partition struct {
 	log   *commitlog.Log
 	slog  *slog.Logger
 	space *space
-	prop  func(*Partition, *replica.ISRProposal) // sends an ISR change; never blocks
+	set   *Set
 
 	settings atomic.Pointer[settings]
 
@@ -58,6 +58,11 @@ type Partition struct {
 	queue   []*Append
 	ops     []func()
 	rep     *replica.Replica
+	// restoring: the log must begin anew at the bucket's end before it follows, or
+	// before deferred, an assignment as leader, is taken.
+	restoring bool
+	deferred  *replica.Assignment
+	puller    Puller
 	// acks are the appends that wait for the watermark, in offset order.
 	acks       []*Append
 	ready      []*Append // to be delivered, in offset order
@@ -67,9 +72,11 @@ type Partition struct {
 	logStart  record.Offset
 	remoteEnd record.Offset
 
-	// led and ledEpoch are what OnLeadership was told last; the Set's.
+	// led and ledEpoch are what OnLeadership was told last, followed what OnFollow
+	// was; the Set's.
 	led      bool
 	ledEpoch record.Epoch
+	followed Following
 
 	counts counters
 
@@ -132,6 +139,25 @@ func (p *Partition) stateLocked() State {
 	return s
 }
 
+// role is what the partition is now; a leader whose log waits for the bucket is
+// offline.
+func (p *Partition) role() (r replica.Role, leader int32, epoch record.Epoch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.deferred != nil || p.closed {
+		return replica.Offline, -1, p.rep.LeaderEpoch()
+	}
+	return p.rep.Role(), p.rep.Leader(), p.rep.LeaderEpoch()
+}
+
+// Followers describes the other replicas as the leader knows them, by id; nil
+// where this broker does not lead.
+func (p *Partition) Followers() []replica.FollowerState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.rep.Followers()
+}
+
 // Trim drops the local segments that end at or below upTo, as far as the
 // partition knows that they are below its log start or in the bucket: who
 // decided may have read newer metadata than the partition was told of, and
@@ -152,15 +178,31 @@ func (p *Partition) CheckLeader(current record.Epoch) error {
 }
 
 func (p *Partition) checkLeaderLocked(current record.Epoch) error {
+	if err := p.checkEpochLocked(current); err != nil {
+		return err
+	}
+	if p.rep.Role() != replica.Leader {
+		return kerr.NotLeaderForPartition
+	}
+	if l := p.set.opts.Lease; l != nil && !l.Valid() {
+		// Another broker may lead by now, and serve what this one does not know of.
+		return kerr.NotLeaderForPartition
+	}
+	return nil
+}
+
+// checkEpochLocked answers nil where the replica serves at all, and the epoch that
+// the client named, if any, is the one in force (KIP-320).
+func (p *Partition) checkEpochLocked(current record.Epoch) error {
 	switch epoch := p.rep.LeaderEpoch(); {
 	case p.closed:
 		return kerr.NotLeaderForPartition
+	case p.deferred != nil:
+		return kerr.KafkaStorageError
 	case current >= 0 && current < epoch:
 		return kerr.FencedLeaderEpoch
 	case current >= 0 && current > epoch:
 		return kerr.UnknownLeaderEpoch
-	case p.rep.Role() != replica.Leader:
-		return kerr.NotLeaderForPartition
 	}
 	if p.log.Failed() != nil {
 		return kerr.KafkaStorageError
@@ -169,30 +211,44 @@ func (p *Partition) checkLeaderLocked(current record.Epoch) error {
 }
 
 // assign takes the partition's assignment from the metadata image. It returns
-// once the log knows the new epoch.
-func (p *Partition) assign(a replica.Assignment) error {
+// once the log knows the new epoch, or waits for the bucket.
+func (p *Partition) assign(a replica.Assignment, cfg replica.Config) error {
 	var err error
 	p.exclusive(func() {
 		p.mu.Lock()
-		p.logStart = max(p.logStart, a.LogStart)
-		p.remoteEnd = max(p.remoteEnd, a.RemoteEnd)
-		eff := p.rep.Assign(time.Now(), a, replica.Progress{LogEnd: p.log.End(), FlushedEnd: p.log.FlushedEnd()})
+		p.effectsLocked(p.rep.SetConfig(cfg))
 		p.mu.Unlock()
-		if eff.AssignEpoch {
-			err = p.log.AssignEpoch(a.LeaderEpoch, p.log.End())
-		}
-		p.mu.Lock()
-		if eff.RoleChanged {
-			p.failLocked(kerr.NotLeaderForPartition)
-		}
-		p.effectsLocked(eff)
-		p.watch.movedLocked()
-		p.mu.Unlock()
+		err = p.take(a)
 	})
 	if err != nil {
 		return fmt.Errorf("partition %s-%d: take leader epoch %d: %w", p.topic, p.tp.Partition, a.LeaderEpoch, err)
 	}
 	return nil
+}
+
+// take carries out an assignment. REQUIRES: the caller is the writer.
+func (p *Partition) take(a replica.Assignment) error {
+	ready, err := p.begin(&a)
+	if err != nil || !ready {
+		return err
+	}
+	p.mu.Lock()
+	p.logStart = max(p.logStart, a.LogStart)
+	p.remoteEnd = max(p.remoteEnd, a.RemoteEnd)
+	eff := p.rep.Assign(time.Now(), a, replica.Progress{LogEnd: p.log.End(), FlushedEnd: p.log.FlushedEnd()})
+	p.mu.Unlock()
+	if eff.AssignEpoch {
+		err = p.log.AssignEpoch(a.LeaderEpoch, p.log.End())
+	}
+	p.mu.Lock()
+	if eff.RoleChanged {
+		p.failLocked(kerr.NotLeaderForPartition)
+	}
+	p.effectsLocked(eff)
+	p.watch.movedLocked()
+	p.tellPullerLocked()
+	p.mu.Unlock()
+	return err
 }
 
 // configure takes the topic's configuration.
@@ -214,6 +270,7 @@ func (p *Partition) flushed(record.Offset) {
 		return
 	}
 	p.effectsLocked(p.rep.Flushed(p.log.FlushedEnd()))
+	p.tellPullerLocked()
 	p.mu.Unlock()
 	p.deliver()
 }
@@ -249,7 +306,10 @@ func (p *Partition) effectsLocked(eff replica.Effects) {
 		p.watch.movedLocked()
 	}
 	if eff.Propose != nil {
-		p.prop(p, eff.Propose)
+		p.set.proposer.add(p, eff.Propose)
+	}
+	if err := p.rep.Check(); err != nil && p.counts.violations.Add(1) == 1 {
+		p.slog.Error("INVARIANT does not hold", "topic", p.topic, "partition", p.tp.Partition, "err", err)
 	}
 }
 

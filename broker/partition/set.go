@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"iter"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/firnlog/firn/broker/replica"
@@ -49,12 +51,30 @@ type SetOptions struct {
 	// of every topic; they are combined with what was altered at run time.
 	BrokerConfigs map[string]string
 	Meta          metadata.Client
+	// LastRemoteState asks the bucket where a partition's history ends; nil without
+	// an object store. It may block: no lock is held.
+	LastRemoteState RemoteState
+	// Lease is this broker's at the controller; nil never ends. Without a valid
+	// lease a leader answers clients NOT_LEADER_OR_FOLLOWER. It is asked for each
+	// batch and read, so it must not lock.
+	Lease interface{ Valid() bool }
+	// OnFollow is told, in order, whom a partition follows from now on, or that it
+	// follows nobody. It must not block. Optional.
+	OnFollow func(p *Partition, f Following)
 	// OnLeadership is told, in order, of each leadership gained (with its epoch)
 	// or lost. It must not block.
 	OnLeadership func(p *Partition, leads bool, epoch record.Epoch)
 	// OnFatal is told that the disk failed below a log. The broker stops.
 	OnFatal func(error)
 	Logger  *slog.Logger
+}
+
+// Following says whom a partition follows.
+type Following struct {
+	// Leader is a broker id, −1 for nobody: the partition leads, has no leader, or is
+	// no longer here.
+	Leader int32
+	Epoch  record.Epoch
 }
 
 // Set holds the partitions that this broker hosts and keeps them in step with
@@ -71,13 +91,16 @@ type Set struct {
 	mu sync.Mutex // serializes Apply and Close
 	// failed are the partitions whose log could not be opened, with the reason.
 	failed map[record.TopicPartition]error
-	image  *metadata.Image // of the last Apply
-	closed bool
-	begun  bool
+	// offline says the same to those who do not hold mu.
+	offline sync.Map        // record.TopicPartition → struct{}
+	image   *metadata.Image // of the last Apply
+	closed  bool
+	begun   bool
 
 	// img is the image of the last Apply, for those who do not hold mu.
 	img      atomic.Pointer[metadata.Image]
 	proposer proposer
+	restorer restorer
 
 	wg   sync.WaitGroup
 	stop chan struct{}
@@ -96,6 +119,7 @@ func NewSet(o SetOptions) *Set {
 		}})
 	s.img.Store(metadata.Empty())
 	s.proposer.init(s)
+	s.restorer.init(s)
 	s.wg.Go(s.proposer.run)
 	s.wg.Go(s.housekeep)
 	s.wg.Go(s.watchSpace)
@@ -120,11 +144,38 @@ func (s *Set) All() iter.Seq[*Partition] {
 // Len is the number of hosted partitions.
 func (s *Set) Len() int { return int(s.count.Load()) }
 
-// Failed returns the partitions whose log could not be opened, and why.
+// Lookup is Get with the reason where there is none: kerr.KafkaStorageError for a
+// partition that is placed here and whose log could not be opened,
+// kerr.NotLeaderForPartition for one that is not.
+func (s *Set) Lookup(tp record.TopicPartition) (*Partition, error) {
+	if p := s.Get(tp); p != nil {
+		return p, nil
+	}
+	if _, failed := s.offline.Load(tp); failed {
+		return nil, kerr.KafkaStorageError
+	}
+	return nil, kerr.NotLeaderForPartition
+}
+
+// Failed returns the partitions that are offline though they are placed here, and
+// why: the log could not be opened, or waits for the bucket before it may lead.
 func (s *Set) Failed() map[record.TopicPartition]error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.failed)
+	out := maps.Clone(s.failed)
+	s.mu.Unlock()
+	s.restorer.offline(out)
+	return out
+}
+
+// setFailedLocked notes why a partition is offline, nil that it is not.
+func (s *Set) setFailedLocked(tp record.TopicPartition, err error) {
+	if err == nil {
+		delete(s.failed, tp)
+		s.offline.Delete(tp)
+		return
+	}
+	s.failed[tp] = err
+	s.offline.Store(tp, struct{}{})
 }
 
 // Dir is the data directory of the logs.
@@ -154,6 +205,11 @@ func (s *Set) Apply(_, img *metadata.Image, d metadata.Delta) {
 	}
 	s.reconfigureLocked(img, d)
 
+	for _, tp := range d.Partitions {
+		if state := img.Partition(tp); state != nil && !state.HasReplica(s.opts.NodeID) {
+			s.removeLocked(tp)
+		}
+	}
 	var g errgroup.Group
 	g.SetLimit(max(s.opts.Openers, leastOpeners))
 	failed := make([]error, len(d.Partitions))
@@ -165,16 +221,14 @@ func (s *Set) Apply(_, img *metadata.Image, d metadata.Delta) {
 	}
 	_ = g.Wait() // place reports through failed, so that each partition fails alone
 	for i, tp := range d.Partitions {
-		if err := failed[i]; err != nil {
-			s.failed[tp] = err
-			s.opts.Logger.Error("partition is offline", "topic", topicName(img, tp), "partition", tp.Partition, "err", err)
-		} else {
-			delete(s.failed, tp)
+		s.setFailedLocked(tp, failed[i])
+		if failed[i] != nil {
+			s.opts.Logger.Error("partition is offline", "topic", topicName(img, tp), "partition", tp.Partition, "err", failed[i])
 		}
 	}
 	// Logs that the log start or the bucket has overtaken are trimmed by reclaim.
 	for _, tp := range d.Partitions {
-		s.tellLeadership(img, tp)
+		s.tellRole(tp)
 	}
 }
 
@@ -187,13 +241,13 @@ func (s *Set) retryFailed() {
 		return
 	}
 	for tp := range s.failed {
-		if err := s.place(s.image, tp); err != nil {
-			s.failed[tp] = err
+		err := s.place(s.image, tp)
+		s.setFailedLocked(tp, err)
+		if err != nil {
 			continue
 		}
-		delete(s.failed, tp)
 		s.opts.Logger.Info("partition is online", "topic", topicName(s.image, tp), "partition", tp.Partition)
-		s.tellLeadership(s.image, tp)
+		s.tellRole(tp)
 	}
 }
 
@@ -204,21 +258,13 @@ func topicName(img *metadata.Image, tp record.TopicPartition) string {
 	return tp.Topic.String()
 }
 
-// place makes one partition fit the image: here or not here, leader or follower.
+// place makes one partition that is placed here fit the image.
 func (s *Set) place(img *metadata.Image, tp record.TopicPartition) error {
 	topic, state := img.Topic(tp.Topic), img.Partition(tp)
-	if topic == nil || state == nil {
+	if topic == nil || state == nil || !state.HasReplica(s.opts.NodeID) {
 		return nil
 	}
 	p := s.Get(tp)
-	if !state.HasReplica(s.opts.NodeID) {
-		if p != nil {
-			s.parts.Delete(tp)
-			s.count.Add(-1)
-			return p.close(true)
-		}
-		return nil
-	}
 	if p == nil {
 		var err error
 		if p, err = s.open(img, topic, tp, state); err != nil {
@@ -229,8 +275,9 @@ func (s *Set) place(img *metadata.Image, tp record.TopicPartition) error {
 	}
 	return p.assign(replica.Assignment{
 		Leader: state.Leader, LeaderEpoch: state.LeaderEpoch, PartitionEpoch: state.PartitionEpoch,
-		Replicas: state.Replicas, ISR: state.ISR, RemoteEnd: state.RemoteEnd, LogStart: state.LogStart,
-	})
+		Replicas: state.Replicas, ISR: state.ISR, RemoteEnd: state.RemoteEnd, RemoteEpoch: state.RemoteEpoch,
+		LogStart: state.LogStart,
+	}, s.replicaConfig(img, topic, state, p.Config()))
 }
 
 // open opens or makes a partition's log.
@@ -240,30 +287,35 @@ func (s *Set) open(img *metadata.Image, topic *metadata.Topic, tp record.TopicPa
 		// The settings at fault have their inherited values.
 		s.opts.Logger.Error("topic has a bad configuration", "topic", topic.Name, "err", err)
 	}
-	p := &Partition{tp: tp, topic: topic.Name, slog: s.opts.Logger, space: s.space, prop: s.proposer.add,
-		logStart: state.LogStart, remoteEnd: state.RemoteEnd}
+	p := &Partition{tp: tp, topic: topic.Name, slog: s.opts.Logger, space: s.space, set: s,
+		logStart: state.LogStart, remoteEnd: state.RemoteEnd, followed: Following{Leader: -1, Epoch: -1}}
 	p.settings.Store(newSettings(cfg))
 	log, err := commitlog.Open(commitlog.Options{
 		FS: s.opts.FS, Dir: s.opts.Dir.PathOf(tp), Flusher: s.flusher, FDs: s.fds,
 		Config: logConfig(cfg, s.opts.ProducerExpiration), InitialOffset: max(state.LogStart, state.RemoteEnd),
 		OnFlushed: p.flushed, Untrusted: s.opts.Dir.Untrusted(), Logger: s.opts.Logger,
 	})
+	if err == nil && cfg.Fsync {
+		// What kill -9 left in the page cache was perhaps acknowledged. It must be
+		// durable before it counts again; to serve before that would show a watermark
+		// below what a client has seen.
+		if err = log.Flush(context.Background()); err != nil {
+			err = errors.Join(err, log.Close(false))
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open log %s-%d: %w", topic.Name, tp.Partition, err)
 	}
-	if err := s.bucketWins(log, tp, state); err != nil {
-		return nil, errors.Join(fmt.Errorf("begin log %s-%d anew: %w", topic.Name, tp.Partition, err), log.Close(false))
-	}
 	p.mu.Lock()
 	p.log = log
-	p.rep = replica.New(s.opts.NodeID, s.replicaConfig(cfg), state.LogStart,
+	p.rep = replica.New(s.opts.NodeID, s.replicaConfig(img, topic, state, cfg), state.LogStart,
 		replica.Progress{LogEnd: log.End(), FlushedEnd: log.FlushedEnd()})
 	p.mu.Unlock()
 	return p, nil
 }
 
-func (s *Set) replicaConfig(c *configdef.TopicConfig) replica.Config {
-	return replica.Config{Fsync: c.Fsync, MinISR: c.MinInsyncReplicas, LagMax: s.opts.LagMax}
+func (s *Set) replicaConfig(img *metadata.Image, topic *metadata.Topic, state *metadata.Partition, c *configdef.TopicConfig) replica.Config {
+	return replica.Config{Fsync: c.Fsync, MinISR: metadata.MinISR(img, topic, state.Factor()), LagMax: s.opts.LagMax}
 }
 
 // topicDefaults are the broker's settings as they hold now.
@@ -307,44 +359,77 @@ func (s *Set) reconfigureLocked(img *metadata.Image, d metadata.Delta) {
 			s.opts.Logger.Error("topic has a bad configuration", "topic", topic.Name, "err", err)
 		}
 		for n := range topic.Partitions {
-			if p := s.Get(record.TopicPartition{Topic: id, Partition: n}); p != nil {
-				p.configure(cfg, logConfig(cfg, s.opts.ProducerExpiration), s.replicaConfig(cfg))
+			tp := record.TopicPartition{Topic: id, Partition: n}
+			if p, state := s.Get(tp), img.Partition(tp); p != nil && state != nil {
+				p.configure(cfg, logConfig(cfg, s.opts.ProducerExpiration), s.replicaConfig(img, topic, state, cfg))
 			}
 		}
 	}
 }
 
-// tellLeadership passes on a change of role since the last time.
-func (s *Set) tellLeadership(img *metadata.Image, tp record.TopicPartition) {
-	p, state := s.Get(tp), img.Partition(tp)
-	if p == nil || state == nil || s.opts.OnLeadership == nil {
-		return
-	}
-	leads := state.Leader == s.opts.NodeID
-	if leads == p.led && (!leads || state.LeaderEpoch == p.ledEpoch) {
-		return
-	}
-	p.led, p.ledEpoch = leads, state.LeaderEpoch
-	s.opts.OnLeadership(p, leads, state.LeaderEpoch)
-}
-
-// removeLocked deletes a partition of a deleted topic with its data.
-func (s *Set) removeLocked(tp record.TopicPartition) {
-	delete(s.failed, tp)
+// tellRole passes on a change of role since the last time.
+func (s *Set) tellRole(tp record.TopicPartition) {
 	p := s.Get(tp)
 	if p == nil {
 		return
 	}
-	s.parts.Delete(tp)
-	s.count.Add(-1)
-	if p.led && s.opts.OnLeadership != nil {
-		s.opts.OnLeadership(p, false, p.ledEpoch)
+	role, leader, epoch := p.role()
+	leads := role == replica.Leader
+	follows := Following{Leader: -1, Epoch: epoch}
+	if role == replica.Follower {
+		follows.Leader = leader
 	}
-	if err := p.close(true); err != nil {
-		s.opts.Logger.Warn("close log of deleted topic", "topic", p.topic, "partition", tp.Partition, "err", err)
+	// Who followed leads only after it was told to stop, and the other way round.
+	if leads {
+		s.tellFollowing(p, follows)
+	}
+	if s.opts.OnLeadership != nil && (leads != p.led || leads && epoch != p.ledEpoch) {
+		p.led, p.ledEpoch = leads, epoch
+		s.opts.OnLeadership(p, leads, epoch)
+	}
+	if !leads {
+		s.tellFollowing(p, follows)
+	}
+}
+
+func (s *Set) tellFollowing(p *Partition, f Following) {
+	if s.opts.OnFollow == nil || f == p.followed || f.Leader < 0 && p.followed.Leader < 0 {
+		return
+	}
+	p.followed = f
+	s.opts.OnFollow(p, f)
+}
+
+// tellRestored passes on the role that a partition has now that its log fits.
+func (s *Set) tellRestored(p *Partition) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.tellRole(p.tp)
+	}
+}
+
+// removeLocked deletes a partition that is not placed here any more, with its data:
+// its topic was deleted, or it was reassigned.
+func (s *Set) removeLocked(tp record.TopicPartition) {
+	p := s.Get(tp)
+	if _, failed := s.failed[tp]; p == nil && !failed {
+		return
+	}
+	s.setFailedLocked(tp, nil)
+	if p != nil {
+		s.parts.Delete(tp)
+		s.count.Add(-1)
+		if p.led && s.opts.OnLeadership != nil {
+			s.opts.OnLeadership(p, false, p.ledEpoch)
+		}
+		s.tellFollowing(p, Following{Leader: -1, Epoch: p.followed.Epoch})
+		if err := p.close(true); err != nil {
+			s.opts.Logger.Warn("close log of a partition that goes", "topic", p.topic, "partition", tp.Partition, "err", err)
+		}
 	}
 	if err := s.opts.Dir.RemovePartition(tp); err != nil {
-		s.opts.Logger.Error("remove log of deleted topic", "topic", p.topic, "partition", tp.Partition, "err", err)
+		s.opts.Logger.Error("remove log of a partition that is not here any more", "partition", tp, "err", err)
 	}
 }
 
@@ -415,6 +500,7 @@ func (s *Set) housekeep() {
 			if n%retryEvery == 0 {
 				s.retryFailed()
 			}
+			s.restorer.retry(now)
 			eligible := s.eligible()
 			for p := range s.All() {
 				p.tick(now, eligible)
@@ -444,6 +530,7 @@ func (s *Set) Close(clean bool) error {
 	}
 	s.closed = true
 	s.mu.Unlock()
+	s.restorer.stop()
 	close(s.stop)
 	s.wg.Wait()
 	var g errgroup.Group

@@ -105,8 +105,11 @@ func (r *Replica) OnReply(at Position, rep Reply, log Epochs) Decision {
 	case ReplyDiverging:
 		return r.truncation(rep, log)
 	case ReplyOutOfRange:
-		if rep.LogStart <= r.logEnd {
+		switch {
+		case rep.LogStart <= r.logEnd:
 			return Decision{Step: Wait}
+		case r.remoteEnd > rep.LogStart:
+			return Decision{Step: ResetToRemote, To: r.logEnd + 1} // it is tiered from there on
 		}
 		return Decision{Step: Reset, To: rep.LogStart}
 	case ReplyTiered:

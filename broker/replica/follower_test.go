@@ -81,6 +81,8 @@ func TestReplyDecisions(t *testing.T) {
 		"below the watermark": {log: []record.Epoch{0, 0, 1, 1}, known: 4, reply: Reply{Kind: ReplyDiverging, DivergingEpoch: 1, DivergingEnd: 3},
 			want: Decision{Step: Truncate, To: 3, BelowWatermark: true}},
 		"behind the log start": {log: []record.Epoch{0}, reply: Reply{Kind: ReplyOutOfRange, LogStart: 5}, want: Decision{Step: Reset, To: 5}},
+		"behind the log start of a tiered topic": {log: []record.Epoch{0}, a: Assignment{RemoteEnd: 7, RemoteEpoch: 0},
+			reply: Reply{Kind: ReplyOutOfRange, LogStart: 5}, want: Decision{Step: ResetToRemote, To: 2}},
 		"out of range for no reason": {log: []record.Epoch{0}, reply: Reply{Kind: ReplyOutOfRange, LogStart: 1},
 			want: Decision{Step: Wait}},
 		"in the bucket": {log: []record.Epoch{0}, a: Assignment{RemoteEnd: 7, RemoteEpoch: 0}, reply: Reply{Kind: ReplyTiered},
@@ -144,6 +146,7 @@ func TestBucketWins(t *testing.T) {
 		"below the log start":      {log: []record.Epoch{0}, a: Assignment{LogStart: 5, RemoteEpoch: -1}, at: 5, wins: true},
 		"log start above both":     {log: []record.Epoch{0}, a: Assignment{LogStart: 5, RemoteEnd: 3, RemoteEpoch: 0}, at: 5, wins: true},
 		"log start above it":       {log: []record.Epoch{9, 9, 9}, a: Assignment{LogStart: 3, RemoteEnd: 2, RemoteEpoch: 0}, at: 3},
+		"log start at both":        {log: []record.Epoch{9, 9}, a: Assignment{LogStart: 2, RemoteEnd: 2, RemoteEpoch: 0}, at: 2, wins: true},
 		"an old epoch, all of it":  {log: []record.Epoch{0, 0, 4, 4}, a: Assignment{RemoteEnd: 1, RemoteEpoch: 0}, at: 1, fromBucket: true},
 		"a newer one in the cloud": {log: []record.Epoch{0, 0, 4, 4}, a: Assignment{RemoteEnd: 3, RemoteEpoch: 5}, at: 3, fromBucket: true, wins: true},
 	} {

@@ -46,10 +46,10 @@
 //
 // # After a restart
 //
-// No watermark is stored. A replica begins with max(logStart, remoteEnd), cut to
-// its log end, and learns the rest: a follower from its leader, a leader from its
-// followers. Nothing that was served is taken back by that, since a leader does
-// not tell a watermark below its epoch's start.
+// No watermark is stored. A replica begins with the log start, a leader with the
+// remote end too, and learns the rest: a follower from its leader, a leader from
+// its followers. Nothing that was served is taken back by that, since a leader
+// does not tell a watermark below its epoch's start.
 package replica
 
 import (
@@ -145,12 +145,13 @@ type Epochs interface {
 func (a *Assignment) BucketWins(logEnd record.Offset, log Epochs) (at record.Offset, fromBucket, wins bool) {
 	at = max(a.LogStart, a.RemoteEnd)
 	tiered := a.RemoteEpoch >= 0 && a.RemoteEnd > 0
-	// Above a log start that passed the bucket's end nobody knows the epochs.
-	fromBucket = tiered && a.RemoteEnd == at
+	// At a log start that reached the bucket's end nothing may be left in the
+	// bucket that says how its history ended.
+	fromBucket = tiered && a.RemoteEnd > a.LogStart
 	switch {
 	case logEnd < at:
 		wins = true
-	case fromBucket:
+	case tiered && a.RemoteEnd == at:
 		epoch, end := log.EpochEnd(a.RemoteEpoch)
 		wins = epoch != a.RemoteEpoch || end < a.RemoteEnd
 	}
@@ -241,7 +242,7 @@ type Replica struct {
 }
 
 // New returns an offline replica of the broker with the given id. highWatermark
-// is what is known to be committed, max(log start, remote end).
+// is what is known to be committed, the log start.
 func New(id int32, cfg Config, highWatermark record.Offset, p Progress) *Replica {
 	r := &Replica{id: id, cfg: cfg.withDefaults(), leader: -1, leaderEpoch: -1, partitionEpoch: -1,
 		logEnd: p.LogEnd, flushedEnd: p.FlushedEnd}
