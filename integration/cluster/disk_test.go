@@ -1,0 +1,72 @@
+package cluster
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/firnlog/firn/integration/fleet"
+	"github.com/firnlog/firn/integration/harness"
+)
+
+// powerCut takes the power from brokers' disks, and gives it back.
+func (s *stage) powerCut(brokers ...*fleet.Broker) {
+	s.t.Helper()
+	for _, b := range brokers {
+		s.c.Disk[b.ID].LosePower()
+	}
+	for _, b := range brokers {
+		// It notices by a failed write or fsync, and does not go on.
+		select {
+		case <-b.Exited():
+		case <-time.After(harnessLimit):
+			s.t.Fatalf("broker %d goes on after its disk failed", b.ID)
+		}
+	}
+	if len(brokers) < len(s.c.Brokers) {
+		s.progress(50, harnessLimit)
+	}
+	for _, b := range brokers {
+		s.must(b.Kill()) // its end is known by now
+		s.c.Disk[b.ID].Remount()
+		s.must(b.Launch())
+	}
+	s.c.AwaitWhole()
+}
+
+var powerOne = fault{"power loss of a broker", soon, func(s *stage) { s.powerCut(s.any()) }}
+
+var powerAll = fault{"power loss of all brokers", untilOver, func(s *stage) { s.powerCut(s.c.Brokers...) }}
+
+// full is a disk without space, of a broker that follows and leads: what it leads
+// waits, and everything goes on when there is space again.
+var full = fault{"a full disk", untilOver, func(s *stage) {
+	b := s.any()
+	release := s.c.Disk[b.ID].Fill(1 << 20)
+	harness.Eventually(s.t, harnessLimit, func() string {
+		for _, p := range s.c.Partitions(topicName) {
+			if len(p.ISR) < 3 {
+				return ""
+			}
+		}
+		has, err := b.LogContains("no space")
+		if err != nil {
+			return err.Error()
+		}
+		if has {
+			return ""
+		}
+		return fmt.Sprintf("broker %d goes on", b.ID)
+	})
+	release()
+	if !b.Running() {
+		s.c.StartBroker(b)
+	}
+}}
+
+// TestDisks takes power and space away from brokers with disks of their own.
+func TestDisks(t *testing.T) {
+	matrix(t, harness.ClusterOptions{Disks: map[int32]int64{1: 256 << 20, 2: 256 << 20, 3: 256 << 20},
+		Set: []string{"log.durability=fsync", "replica.lag.time.max.ms=4000"}, MayPanic: "panic: pebble: "},
+		[]fault{powerOne, powerAll, full})
+}
