@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -35,10 +34,10 @@ type Options struct {
 	Dir         string // of the disk tier, used by this cache alone; made if missing
 
 	WriteQueueBytes int64         // bytes that may wait to be written to disk; default 64 MiB
+	WriteWait       time.Duration // most that Pace waits; default 50 ms
 	DiskRetry       time.Duration // how long nothing is written after a failed write; default 30 s
-	IdleFiles       int           // descriptors kept open without a reader; default 256
 	BufferBytes     int           // length of the usual chunk, for Buffer; default 4 MiB
-	FreeBuffers     int           // unused buffers kept for Buffer; default 8
+	FreeBuffers     int           // unused buffers kept for Buffer; default 16
 	Poison          bool          // overwrite bytes that nobody uses any more, so that tests find who does
 	Logger          *slog.Logger  // default slog.Default()
 }
@@ -47,7 +46,7 @@ type Options struct {
 type Cache struct {
 	opts   Options
 	log    *slog.Logger
-	create func(path string) (*os.File, error) // a seam for tests
+	open   openFunc // a seam for tests
 	closed chan struct{}
 	wake   chan struct{} // 1: the writer has something to look at
 	done   chan struct{} // the writer has returned
@@ -56,14 +55,14 @@ type Cache struct {
 	entries map[Key]*entry
 	mem     *policy
 	disk    *policy
-	queue   []*entry // to be written, oldest first
-	queued  int64    // bytes in queue and being written
-	idle    idleFiles
-	lastSeq uint64    // of a file's name
-	offTill time.Time // nothing is written to disk before
+	queue   []*entry      // to be written, oldest first
+	queued  int64         // bytes in queue and being written
+	slack   chan struct{} // closed when half of the queue is free; nil if nobody waits
+	lastSeq uint64        // of a file's name
+	offTill time.Time     // nothing is written to disk before
 	stats   Stats
 	isClose bool
-	free    [][]byte // see Buffer
+	pool    pool // see Buffer
 }
 
 // entry is one chunk. All fields are guarded by Cache.mu.
@@ -81,10 +80,9 @@ type entry struct {
 
 	onDisk   bool
 	verified bool
+	crc      uint32        // CRC-32C of the bytes, known while they are in memory
 	seq      uint64        // in the file's name
-	file     *os.File      // open, or nil
-	opening  chan struct{} // closed when somebody's attempt to open it has ended
-	diskPins int
+	loading  chan struct{} // closed when somebody's attempt to read it has ended
 	disk     node
 }
 
@@ -94,17 +92,17 @@ func Open(opts Options) (*Cache, error) {
 	if opts.WriteQueueBytes <= 0 {
 		opts.WriteQueueBytes = 64 << 20
 	}
+	if opts.WriteWait <= 0 {
+		opts.WriteWait = 50 * time.Millisecond
+	}
 	if opts.DiskRetry <= 0 {
 		opts.DiskRetry = 30 * time.Second
-	}
-	if opts.IdleFiles <= 0 {
-		opts.IdleFiles = 256
 	}
 	if opts.BufferBytes <= 0 {
 		opts.BufferBytes = 4 << 20
 	}
 	if opts.FreeBuffers <= 0 {
-		opts.FreeBuffers = 8
+		opts.FreeBuffers = 16
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
@@ -115,13 +113,14 @@ func Open(opts Options) (*Cache, error) {
 	c := &Cache{
 		opts:    opts,
 		log:     opts.Logger,
-		create:  createFile,
+		open:    openFile,
 		closed:  make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
 		entries: make(map[Key]*entry),
 		mem:     newPolicy(opts.MemoryBytes),
 		disk:    newPolicy(opts.DiskBytes),
+		pool:    pool{size: opts.BufferBytes, keep: opts.FreeBuffers, mapped: make(map[*byte][]byte)},
 	}
 	if opts.DiskBytes > 0 {
 		if err := c.adopt(); err != nil {
@@ -145,9 +144,20 @@ func (c *Cache) Close() error {
 	close(c.closed)
 	<-c.done
 	c.mu.Lock()
-	files := c.idle.drain()
-	c.mu.Unlock()
-	return closeAll(files)
+	defer c.mu.Unlock()
+	return c.closeMemoryLocked()
+}
+
+// closeMemoryLocked gives back the memory that no handle holds.
+func (c *Cache) closeMemoryLocked() error {
+	for _, e := range c.entries {
+		c.leaveMemoryLocked(e)
+		if e.pending != nil {
+			c.endWriteLocked(e)
+		}
+	}
+	c.queue = nil
+	return c.pool.close()
 }
 
 // Acquire looks for a chunk and returns exactly one of three:
@@ -160,9 +170,8 @@ func (c *Cache) Close() error {
 // Whoever got a fill, the owner too, ends with one call of its Wait or Leave.
 //
 // visit says that the caller comes to this chunk anew, instead of reading on
-// within it; only that counts as a use for eviction. Acquire may read the disk
-// (a file is opened and, once after a restart, verified) and ends early with
-// the context's error.
+// within it; only that counts as a use for eviction. Acquire reads the chunk from
+// disk if it is there alone, and ends early with the context's error.
 func (c *Cache) Acquire(ctx context.Context, key Key, visit bool) (h *Handle, f *Fill, owner bool, err error) {
 	for {
 		c.mu.Lock()
@@ -172,11 +181,7 @@ func (c *Cache) Acquire(ctx context.Context, key Key, visit bool) (h *Handle, f 
 			c.mu.Unlock()
 			return nil, nil, false, ErrClosed
 		case e == nil:
-			e = &entry{key: key}
-			f = &Fill{cache: c, entry: e, done: make(chan struct{}), interest: 1}
-			e.fill = f
-			c.entries[key] = e
-			c.stats.Misses++
+			f = c.reserveLocked(key)
 			c.mu.Unlock()
 			return nil, f, true, nil
 		case e.fill != nil:
@@ -185,48 +190,53 @@ func (c *Cache) Acquire(ctx context.Context, key Key, visit bool) (h *Handle, f 
 			c.stats.Joined++
 			c.mu.Unlock()
 			return nil, f, false, nil
-		case e.data != nil || e.pending != nil || e.file != nil:
+		case e.data != nil || e.pending != nil:
 			h := c.pinLocked(e, visit)
 			c.mu.Unlock()
 			return h, nil, false, nil
 		}
-		wait, mine := e.opening, false
-		if wait == nil {
-			wait, mine = make(chan struct{}), true
-			e.opening = wait
-		}
 		c.mu.Unlock()
-		if mine {
-			c.openEntry(e)
-			continue
-		}
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return nil, nil, false, ctx.Err()
+		if h, err := c.load(ctx, e, visit); h != nil || err != nil {
+			return h, nil, false, err
 		}
 	}
 }
 
-// pinLocked makes a handle of an entry that is in memory or open.
-func (c *Cache) pinLocked(e *entry, visit bool) *Handle {
+// Reserve is Acquire of a chunk that is neither cached nor on its way, else nil.
+// It does not block.
+func (c *Cache) Reserve(key Key) *Fill {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isClose || c.entries[key] != nil {
+		return nil
+	}
+	return c.reserveLocked(key)
+}
+
+func (c *Cache) reserveLocked(key Key) *Fill {
+	e := &entry{key: key}
+	e.fill = &Fill{cache: c, entry: e, done: make(chan struct{}), interest: 1}
+	c.entries[key] = e
+	c.stats.Misses++
+	return e.fill
+}
+
+// touchLocked notes a use.
+func (c *Cache) touchLocked(e *entry, visit bool) {
 	if visit {
 		c.mem.touch(&e.mem)
 		c.disk.touch(&e.disk)
 	}
-	switch {
-	case e.data != nil:
-		c.stats.MemoryHits++
+}
+
+// pinLocked makes a handle of an entry whose bytes are in memory.
+func (c *Cache) pinLocked(e *entry, visit bool) *Handle {
+	c.touchLocked(e, visit)
+	c.stats.MemoryHits++
+	if e.data != nil {
 		return c.pinMemoryLocked(e)
-	case e.pending != nil:
-		c.stats.MemoryHits++
-		return c.shareLocked(e.pending)
 	}
-	if e.diskPins++; e.diskPins == 1 {
-		c.idle.remove(e)
-	}
-	c.stats.DiskHits++
-	return &Handle{cache: c, entry: e, file: e.file, size: e.size}
+	return c.shareLocked(e.pending)
 }
 
 // Peek reports whether a chunk is cached or being filled, and counts nothing.
@@ -265,22 +275,23 @@ type Fill struct {
 }
 
 // Complete gives the chunk's bytes, which must be verified and belong to the
-// cache from now on. REQUIRES: the caller is the owner and calls this or Fail,
-// once.
-func (f *Fill) Complete(data []byte) {
+// cache from now on, and their CRC-32C. REQUIRES: the caller is the owner and calls
+// this or Fail, once.
+func (f *Fill) Complete(data []byte, crc uint32) {
 	c, e := f.cache, f.entry
 	b := &shared{data: data, refs: 1}
 	c.mu.Lock()
-	e.fill, e.size = nil, int64(len(data))
+	e.fill, e.size, e.crc = nil, int64(len(data)), crc
 	c.stats.Fills++
 	c.stats.FillBytes += int64(len(data))
 	if f.interest > 0 {
 		b.refs++
 		f.data = b
 	}
-	if !e.gone {
+	if !e.gone && !c.isClose {
 		c.admitLocked(f, b)
 	}
+	c.maybeForgetLocked(e)
 	c.unrefLocked(b)
 	c.mu.Unlock()
 	close(f.done)
@@ -292,16 +303,20 @@ func (f *Fill) Complete(data []byte) {
 // pinned too, and the newest chunk would be the first to leave, before whoever
 // it was fetched for has seen it.
 func (c *Cache) admitLocked(f *Fill, data *shared) {
-	e := f.entry
-	data.refs++
-	e.data = data
+	c.keepLocked(f.entry, data)
 	if f.interest > 0 {
-		e.memPins++
+		f.entry.memPins++
 		f.pinned = true
 	}
+	c.evictMemoryLocked()
+}
+
+// keepLocked puts bytes into memory.
+func (c *Cache) keepLocked(e *entry, data *shared) {
+	data.refs++
+	e.data = data
 	e.mem = node{entry: e, weight: e.size}
 	c.mem.add(&e.mem)
-	c.evictMemoryLocked()
 }
 
 // evictMemoryLocked moves what must leave memory to the queue for the disk. Why
@@ -416,10 +431,7 @@ func (f *Fill) Wait(ctx context.Context, visit bool) (*Handle, error) {
 	if e.data != f.data {
 		return c.shareLocked(f.data), nil // dropped meanwhile
 	}
-	if visit {
-		c.mem.touch(&e.mem)
-		c.disk.touch(&e.disk)
-	}
+	c.touchLocked(e, visit)
 	return c.pinMemoryLocked(e), nil
 }
 
@@ -427,7 +439,7 @@ func (f *Fill) Wait(ctx context.Context, visit bool) (*Handle, error) {
 // stay valid. A fill in progress answers its waiters and is not kept.
 func (c *Cache) DropObject(object [16]byte) error {
 	c.mu.Lock()
-	var dead []deadFile
+	var dead []string
 	for key, e := range c.entries {
 		if key.Object == object {
 			dead = append(dead, c.dropLocked(e)...)
@@ -454,7 +466,7 @@ func (c *Cache) ObjectBytes(object [16]byte) int64 {
 // Drop forgets one chunk, like DropObject.
 func (c *Cache) Drop(key Key) error {
 	c.mu.Lock()
-	var dead []deadFile
+	var dead []string
 	if e := c.entries[key]; e != nil {
 		dead = c.dropLocked(e)
 	}
@@ -462,7 +474,7 @@ func (c *Cache) Drop(key Key) error {
 	return c.removeFiles(dead)
 }
 
-func (c *Cache) dropLocked(e *entry) []deadFile {
+func (c *Cache) dropLocked(e *entry) []string {
 	c.leaveMemoryLocked(e)
 	dead := c.leaveDiskLocked(e)
 	e.gone = true

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"hash/crc32"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,13 +48,22 @@ func mustOpen(t *testing.T, o Options) *Cache {
 	return c
 }
 
+// complete fills a buffer of the cache, as its users do.
+func complete(c *Cache, f *Fill, k Key, size int) {
+	b := c.Buffer(size)
+	copy(b, content(k, size))
+	f.Complete(b, crcOf(b))
+}
+
+func crcOf(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
 func put(t *testing.T, c *Cache, k Key, size int) {
 	t.Helper()
 	h, f, owner, err := c.Acquire(t.Context(), k, true)
 	require.NoError(t, err)
 	require.Nil(t, h)
 	require.True(t, owner)
-	f.Complete(append(c.Buffer(size)[:0], content(k, size)...))
+	complete(c, f, k, size)
 	f.Leave()
 }
 
@@ -68,9 +79,7 @@ func get(t *testing.T, c *Cache, k Key) []byte {
 		return nil
 	}
 	defer h.Release()
-	b, err := io.ReadAll(io.NewSectionReader(h, 0, h.Len()))
-	require.NoError(t, err)
-	return b
+	return bytes.Clone(h.Bytes())
 }
 
 func filesIn(t *testing.T, dir string) (paths []string) {
@@ -117,7 +126,7 @@ func TestSingleFlightOutlivesItsFirstRequest(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		require.ErrorIs(t, <-first, context.Canceled)
-		fill.Complete(content(k, 1000))
+		fill.Complete(content(k, 1000), crcOf(content(k, 1000)))
 		for range 10 {
 			require.Equal(t, content(k, 1000), <-results)
 		}
@@ -168,7 +177,7 @@ func TestLargerThanMemory(t *testing.T) {
 	defer closeCache(t, c)
 	_, fill, _, err := c.Acquire(t.Context(), keyOf(0), true)
 	require.NoError(t, err)
-	fill.Complete(content(keyOf(0), 200))
+	fill.Complete(content(keyOf(0), 200), crcOf(content(keyOf(0), 200)))
 	h, err := fill.Wait(t.Context(), true)
 	require.NoError(t, err)
 	require.Equal(t, content(keyOf(0), 200), h.Bytes())
@@ -188,7 +197,7 @@ func TestNewestIsNotEvictedUnseen(t *testing.T) {
 		_, f, owner, err := c.Acquire(t.Context(), keyOf(i), false)
 		require.NoError(t, err)
 		require.True(t, owner)
-		f.Complete(content(keyOf(i), 900))
+		f.Complete(content(keyOf(i), 900), crcOf(content(keyOf(i), 900)))
 		h, err := f.Wait(t.Context(), false)
 		require.NoError(t, err)
 		handles = append(handles, h)
@@ -202,7 +211,7 @@ func TestNewestIsNotEvictedUnseen(t *testing.T) {
 
 func TestDiskServesWhatMemoryEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := mustOpen(t, Options{MemoryBytes: 1000, DiskBytes: 100_000, Dir: t.TempDir(), IdleFiles: 3})
+		c := mustOpen(t, Options{MemoryBytes: 1000, DiskBytes: 100_000, Dir: t.TempDir()})
 		defer closeCache(t, c)
 		for i := range 21 {
 			put(t, c, keyOf(i), 900)
@@ -212,21 +221,105 @@ func TestDiskServesWhatMemoryEvicted(t *testing.T) {
 		for i := range 20 {
 			require.Equal(t, content(keyOf(i), 900), get(t, c, keyOf(i)))
 		}
+		require.EqualValues(t, 20, c.Stats().DiskHits)
 		h, _, _, err := c.Acquire(t.Context(), keyOf(3), true)
 		require.NoError(t, err)
-		f, off := h.File()
-		require.NotNil(t, f)
-		b := make([]byte, h.Len())
-		_, err = f.ReadAt(b, off)
-		require.NoError(t, err)
-		require.Equal(t, content(keyOf(3), 900), b)
 		require.NoError(t, c.DropObject(keyOf(3).Object))
-		require.Len(t, filesIn(t, c.opts.Dir), 19)
-		_, err = f.ReadAt(b, off)
-		require.NoError(t, err, "a dropped file stays readable while pinned")
+		require.Len(t, filesIn(t, c.opts.Dir), 20, "the last one was written too, when others were loaded")
+		require.Equal(t, content(keyOf(3), 900), h.Bytes(), "a dropped chunk stays readable while pinned")
 		h.Release()
 		require.Nil(t, get(t, c, keyOf(3)))
-		require.LessOrEqual(t, c.Stats().IdleFiles, 3)
+		require.EqualValues(t, 21, c.Stats().DiskWrites, "what is on disk is not written again")
+	})
+}
+
+// TestOneLoadForAll: readers who want a chunk that is on disk alone share a read.
+func TestOneLoadForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := mustOpen(t, Options{DiskBytes: 100_000, Dir: t.TempDir()})
+		defer closeCache(t, c)
+		put(t, c, keyOf(1), 900)
+		synctest.Wait()
+		reads, goOn := 0, make(chan struct{})
+		c.open = func(p string, flag int) (*os.File, error) {
+			reads++
+			<-goOn
+			return openFile(p, flag)
+		}
+		got := make(chan *Handle, 5)
+		for range cap(got) {
+			go func() {
+				h, _, _, err := c.Acquire(t.Context(), keyOf(1), true)
+				if err != nil {
+					panic(err)
+				}
+				got <- h
+			}()
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		gaveUp := make(chan error)
+		go func() {
+			_, _, _, err := c.Acquire(ctx, keyOf(1), true)
+			gaveUp <- err
+		}()
+		synctest.Wait()
+		cancel()
+		require.ErrorIs(t, <-gaveUp, context.Canceled)
+		close(goOn)
+		synctest.Wait()
+		for range cap(got) {
+			h := <-got
+			require.Equal(t, content(keyOf(1), 900), h.Bytes())
+			defer h.Release()
+		}
+		require.Equal(t, 1, reads)
+		require.EqualValues(t, 900, c.Stats().MemoryBytes, "pinned")
+	})
+}
+
+// TestDroppedWhileItIsLoaded: the reader gets it from the bucket instead.
+func TestDroppedWhileItIsLoaded(t *testing.T) {
+	c := mustOpen(t, Options{DiskBytes: 100_000, Dir: t.TempDir()})
+	put(t, c, keyOf(1), 900)
+	for c.Stats().DiskWrites == 0 {
+		runtime.Gosched()
+	}
+	c.open = func(p string, flag int) (*os.File, error) {
+		f, err := openFile(p, flag)
+		return f, errors.Join(err, c.Drop(keyOf(1)))
+	}
+	require.Nil(t, get(t, c, keyOf(1)))
+	require.Empty(t, filesIn(t, c.opts.Dir))
+	closeCache(t, c)
+	require.Zero(t, c.Stats().Mapped)
+	require.Zero(t, c.Stats().CorruptFiles)
+}
+
+// TestWithoutDirectIO: a file system may refuse O_DIRECT, and may do so after it
+// has created the file.
+func TestWithoutDirectIO(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := mustOpen(t, Options{DiskBytes: 100_000, Dir: t.TempDir()})
+		refusals := 0
+		c.open = func(p string, flag int) (*os.File, error) {
+			f, err := openFile(p, flag&^openDirect)
+			if openDirect != 0 && flag&openDirect != 0 && err == nil {
+				refusals++
+				return nil, errors.Join(&fs.PathError{Op: "open", Path: p, Err: syscall.EINVAL}, f.Close())
+			}
+			return f, err
+		}
+		put(t, c, keyOf(1), 900)
+		synctest.Wait()
+		require.Equal(t, content(keyOf(1), 900), get(t, c, keyOf(1)))
+		s := c.Stats()
+		require.EqualValues(t, 1, s.DiskWrites)
+		require.EqualValues(t, 1, s.DiskHits)
+		if openDirect != 0 {
+			require.Equal(t, 2, refusals, "the buffers of the pool go past the page cache")
+		}
+		closeCache(t, c)
 	})
 }
 
@@ -245,25 +338,28 @@ func TestRestartKeepsWhatIsWhole(t *testing.T) {
 			3:  func(p string) { must(t, os.Truncate(p, 0)) },
 			5:  func(p string) { must(t, os.Truncate(p, 300)) },
 			7:  func(p string) { flip(t, p, 70) },
-			9:  func(p string) { flip(t, p, 33) },
-			11: func(p string) { must(t, os.WriteFile(p, make([]byte, 964), 0o600)) },
+			9:  func(p string) { flip(t, p, 4096+33) },
+			11: func(p string) { must(t, os.WriteFile(p, make([]byte, 8192), 0o600)) },
 			13: func(p string) { must(t, os.Remove(p)) },
-			15: func(p string) { must(t, os.Truncate(p, 2000)) },
+			15: func(p string) { must(t, os.Truncate(p, 4096)) },
 		}
 		for _, p := range filesIn(t, opts.Dir) {
-			k, _, ok := parseFileName(filepath.Base(p))
+			k, _, _, ok := parseFileName(filepath.Base(p))
 			require.True(t, ok)
 			if f := damage[int(k.Chunk)]; f != nil {
 				f(p)
 			}
 		}
-		half := filepath.Join(opts.Dir, fileName(keyOf(99), 1)+tempSuffix)
+		half := filepath.Join(opts.Dir, fileName(keyOf(99), 1, 900)+tempSuffix)
 		must(t, os.MkdirAll(filepath.Dir(half), 0o700))
 		must(t, os.WriteFile(half, []byte("half"), 0o600))
+		former := strings.TrimSuffix(half, "-00000384"+tempSuffix) // of version 1
+		must(t, os.WriteFile(former, make([]byte, 964), 0o600))
 
 		c = mustOpen(t, opts)
 		defer closeCache(t, c)
 		require.NoFileExists(t, half)
+		require.NoFileExists(t, former)
 		for round := range 2 {
 			for i := range 40 {
 				got := get(t, c, keyOf(i))
@@ -274,7 +370,7 @@ func TestRestartKeepsWhatIsWhole(t *testing.T) {
 				}
 			}
 		}
-		require.EqualValues(t, 5, c.Stats().CorruptFiles, "all but the empty and the missing one")
+		require.EqualValues(t, 6, c.Stats().CorruptFiles, "all but the missing one")
 		put(t, c, keyOf(7), 900)
 		synctest.Wait()
 		require.Len(t, filesIn(t, opts.Dir), 40-7+1)
@@ -294,20 +390,37 @@ func flip(t *testing.T, path string, at int) {
 	must(t, os.WriteFile(path, b, 0o600))
 }
 
-// TestEveryBitOfAFileIsChecked flips each bit of the header and some of the rest.
+// TestEveryBitOfAFileIsChecked flips each bit of the chunk and of the trailer.
 func TestEveryBitOfAFileIsChecked(t *testing.T) {
 	k := keyOf(5)
 	data := content(k, 50)
-	header := encodeFileHeader(k, data)
-	whole := append(header[:], data...)
-	require.NoError(t, verifyFile(bytes.NewReader(whole), k, 50))
-	for bit := range len(whole) * 8 {
-		whole[bit/8] ^= 1 << (bit % 8)
-		require.ErrorIs(t, verifyFile(bytes.NewReader(whole), k, 50), errDamaged, "bit %d", bit)
-		whole[bit/8] ^= 1 << (bit % 8)
+	check := func(image []byte, k Key, size int64) error {
+		crc, err := checkImage(image, k, size, false)
+		if err == nil {
+			require.Equal(t, crcOf(data), crc)
+		}
+		return err
 	}
-	require.ErrorIs(t, verifyFile(bytes.NewReader(whole), keyOf(6), 50), errDamaged)
-	require.ErrorIs(t, verifyFile(bytes.NewReader(whole[:90]), k, 50), errDamaged)
+	whole := imageOf(k, data, crcOf(data))
+	require.Len(t, whole, 8192)
+	require.NoError(t, check(whole, k, 50))
+	for at := range whole {
+		if at >= 50 && at < 4096 || at >= 4096+trailerSize {
+			require.Zero(t, whole[at])
+			continue
+		}
+		for bit := range 8 {
+			whole[at] ^= 1 << bit
+			require.ErrorIs(t, check(whole, k, 50), errDamaged, "bit %d of byte %d", bit, at)
+			whole[at] ^= 1 << bit
+		}
+	}
+	require.ErrorIs(t, check(whole, keyOf(6), 50), errDamaged)
+	require.ErrorIs(t, check(whole, k, 51), errDamaged)
+	require.ErrorIs(t, check(whole[:4096], k, 50), errDamaged)
+	whole[7] ^= 1
+	_, err := checkImage(whole, k, 50, true)
+	require.NoError(t, err, "what this process has written is read on trust")
 }
 
 func TestSmallerDiskAfterRestart(t *testing.T) {
@@ -340,11 +453,11 @@ func TestFullDiskHurtsNobody(t *testing.T) {
 		var full atomic.Bool
 		full.Store(true)
 		c.mu.Lock()
-		c.create = func(p string) (*os.File, error) {
-			if full.Load() {
+		c.open = func(p string, flag int) (*os.File, error) {
+			if full.Load() && flag&os.O_CREATE != 0 {
 				return nil, &fs.PathError{Op: "open", Path: p, Err: syscall.ENOSPC}
 			}
-			return createFile(p)
+			return openFile(p, flag)
 		}
 		c.mu.Unlock()
 		put(t, c, keyOf(50), 900)
@@ -366,6 +479,47 @@ func TestFullDiskHurtsNobody(t *testing.T) {
 	})
 }
 
+// TestPaceOfTheDisk: once, a reader that was faster than the disk left nothing there
+// for the next one, since the queue was full and chunks were dropped.
+func TestPaceOfTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := mustOpen(t, Options{DiskBytes: 100_000, Dir: t.TempDir(), WriteQueueBytes: 4000, WriteWait: 50 * time.Millisecond})
+		c.open = func(p string, flag int) (*os.File, error) {
+			time.Sleep(30 * time.Millisecond) // in the test's own time
+			return openFile(p, flag)
+		}
+		for i := range 20 {
+			c.Pace(t.Context())
+			put(t, c, keyOf(i), 900)
+		}
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 20, c.Stats().DiskWrites)
+		require.Zero(t, c.Stats().DiskSkipped)
+
+		// A disk that is much slower delays nobody for long.
+		c.open = func(p string, flag int) (*os.File, error) {
+			time.Sleep(time.Second)
+			return openFile(p, flag)
+		}
+		began := time.Now()
+		for i := 20; i < 40; i++ {
+			c.Pace(t.Context())
+			put(t, c, keyOf(i), 900)
+		}
+		require.LessOrEqual(t, time.Since(began), 20*50*time.Millisecond)
+		require.NotZero(t, c.Stats().DiskSkipped)
+
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		began = time.Now()
+		c.Pace(ctx)
+		require.Zero(t, time.Since(began))
+		closeCache(t, c)
+		c.Pace(t.Context())
+	})
+}
+
 func TestCloseAnswersWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := mustOpen(t, Options{MemoryBytes: 1000})
@@ -382,7 +536,7 @@ func TestCloseAnswersWaiters(t *testing.T) {
 		require.ErrorIs(t, <-got, ErrClosed)
 		_, _, _, err = c.Acquire(t.Context(), keyOf(2), true)
 		require.ErrorIs(t, err, ErrClosed)
-		fill.Complete(content(keyOf(1), 10)) // a late owner does no harm
+		fill.Complete(content(keyOf(1), 10), crcOf(content(keyOf(1), 10))) // a late owner does no harm
 	})
 }
 
@@ -391,7 +545,7 @@ func TestCloseAnswersWaiters(t *testing.T) {
 func TestRandomOperations(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	opts := Options{MemoryBytes: 20_000, DiskBytes: 60_000, Dir: t.TempDir(), WriteQueueBytes: 10_000, IdleFiles: 4}
+	opts := Options{MemoryBytes: 20_000, DiskBytes: 60_000, Dir: t.TempDir(), WriteQueueBytes: 10_000}
 	for round := range 3 {
 		c := mustOpen(t, opts)
 		var wg sync.WaitGroup
@@ -409,7 +563,7 @@ func TestRandomOperations(t *testing.T) {
 		wg.Wait()
 		c.mu.Lock()
 		for k, e := range c.entries {
-			if e.memPins != 0 || e.diskPins != 0 || e.fill != nil || e.gone {
+			if e.memPins != 0 || e.loading != nil || e.fill != nil || e.gone {
 				t.Errorf("entry %s is not at rest: %+v", k, e)
 			}
 			if e.data == nil && e.pending == nil && !e.onDisk {
@@ -434,8 +588,8 @@ func TestRandomOperations(t *testing.T) {
 		require.EqualValues(t, c.mem.len(), used)
 		c.mu.Unlock()
 		require.NoError(t, c.Close())
-		require.Zero(t, c.Stats().IdleFiles)
 		s := c.Stats()
+		require.Zero(t, s.Mapped, "buffers that nobody gave back")
 		require.Equal(t, s.DiskChunks, len(filesIn(t, opts.Dir)))
 		require.NotZero(t, s.MemoryHits)
 		require.NotZero(t, s.DiskHits)
@@ -463,7 +617,7 @@ func randomStep(c *Cache, r *rand.Rand, owners *sync.WaitGroup) error {
 			f.Leave()
 			return nil
 		case owner:
-			owners.Go(func() { f.Complete(append(c.Buffer(size)[:0], content(k, size)...)) })
+			owners.Go(func() { complete(c, f, k, size) })
 		}
 		if r.IntN(10) == 0 {
 			cancel()
@@ -477,44 +631,40 @@ func randomStep(c *Cache, r *rand.Rand, owners *sync.WaitGroup) error {
 		}
 	}
 	defer h.Release()
-	b, err := io.ReadAll(io.NewSectionReader(h, 0, h.Len()))
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(b, content(k, size)) {
+	if !bytes.Equal(h.Bytes(), content(k, size)) {
 		return fmt.Errorf("chunk %s has other bytes", k)
 	}
 	return nil
 }
 
 func TestGoldenFile(t *testing.T) {
-	b, err := os.ReadFile(filepath.Join("testdata", "v1.chunk"))
+	b, err := os.ReadFile(filepath.Join("testdata", "v2.chunk"))
 	must(t, err)
 	k := keyOf(7)
 	data := content(k, 300)
-	header := encodeFileHeader(k, data)
-	require.Equal(t, append(header[:], data...), b, "the format changed: it needs a new version")
-	require.NoError(t, verifyFile(bytes.NewReader(b), k, 300))
+	require.Equal(t, imageOf(k, data, crcOf(data)), b, "the format changed: it needs a new version")
 }
 
-func FuzzFileHeader(f *testing.F) {
-	h := encodeFileHeader(keyOf(3), []byte("abc"))
-	f.Add(append(h[:], "abc"...), "0300-00000003-0000000000000001")
-	f.Add([]byte{}, filepath.Base(fileName(keyOf(1), 5)))
+func FuzzFile(f *testing.F) {
+	f.Add(imageOf(keyOf(3), []byte("abc"), crcOf([]byte("abc"))), "03000000000000000000000000000000-00000003-0000000000000001-00000003")
+	f.Add([]byte{}, filepath.Base(fileName(keyOf(1), 5, 7)))
 	f.Fuzz(func(t *testing.T, b []byte, name string) {
-		key, size, _, err := decodeFileHeader(b)
-		if err == nil {
-			if verr := verifyFile(bytes.NewReader(b), key, size); verr == nil && int64(len(b)) < size+fileHeaderSize {
-				t.Fatal("verified what is not there")
-			}
-		} else if !errors.Is(err, errDamaged) {
-			t.Fatal(err)
+		key, seq, size, ok := parseFileName(name)
+		if !ok {
+			return
 		}
-		if key, seq, ok := parseFileName(name); ok && filepath.Base(fileName(key, seq)) != name {
+		if ours := filepath.Base(fileName(key, seq, size)); ours != name {
 			// Hex digits are read in both cases; only ours are written.
-			if k2, s2, ok := parseFileName(filepath.Base(fileName(key, seq))); !ok || k2 != key || s2 != seq {
+			if k2, s2, n2, ok := parseFileName(ours); !ok || k2 != key || s2 != seq || n2 != size {
 				t.Fatalf("name %q", name)
 			}
+		}
+		if _, err := checkImage(b, key, size, false); err != nil {
+			if !errors.Is(err, errDamaged) {
+				t.Fatal(err)
+			}
+		} else if int64(len(b)) < size {
+			t.Fatal("verified what is not there")
 		}
 	})
 }

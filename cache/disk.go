@@ -2,6 +2,7 @@ package cache
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,14 +14,8 @@ import (
 	"time"
 )
 
-// deadFile is a file to close and remove once the lock is released.
-type deadFile struct {
-	path string
-	file *os.File // nil if not open, or still read
-}
-
 func (c *Cache) path(e *entry) string {
-	return filepath.Join(c.opts.Dir, fileName(e.key, e.seq))
+	return filepath.Join(c.opts.Dir, fileName(e.key, e.seq, e.size))
 }
 
 // adopt takes over the files that an earlier process left, oldest first, and
@@ -39,20 +34,23 @@ func (c *Cache) adopt() error {
 		if err != nil {
 			return err
 		}
-		key, seq, ok := parseFileName(d.Name())
+		key, seq, size, ok := parseFileName(d.Name())
 		switch {
-		case ok && info.Size() > fileHeaderSize && info.Mode().IsRegular():
-			found = append(found, &entry{key: key, seq: seq, size: info.Size() - fileHeaderSize, onDisk: true})
-		case ok || strings.HasSuffix(d.Name(), tempSuffix):
-			return os.Remove(path)
+		case ok && info.Size() == fileSize(size) && info.Mode().IsRegular():
+			found = append(found, &entry{key: key, seq: seq, size: size, onDisk: true})
+			return nil
+		case ok:
+			c.stats.CorruptFiles++ // cut off
+		case !strings.HasSuffix(d.Name(), tempSuffix) && !isFormer(d.Name()):
+			return nil
 		}
-		return nil
+		return os.Remove(path)
 	})
 	if err != nil {
 		return err
 	}
 	slices.SortFunc(found, func(a, b *entry) int { return cmp.Compare(a.seq, b.seq) })
-	var dead []deadFile
+	var dead []string
 	for _, e := range found {
 		if old := c.entries[e.key]; old != nil {
 			dead = append(dead, c.dropLocked(old)...)
@@ -67,49 +65,79 @@ func (c *Cache) adopt() error {
 	return c.removeFiles(dead)
 }
 
-// openEntry opens an entry's file, and verifies it if this process did not
-// write it. A file that fails is dropped. The caller has set e.opening.
-func (c *Cache) openEntry(e *entry) {
-	// size, seq and key do not change while the entry is on disk; verified is
-	// changed only here, by whoever has set e.opening.
-	f, err := os.Open(c.path(e))
-	if err == nil && !e.verified {
-		if err = verifyFile(f, e.key, e.size); err != nil {
-			err = errors.Join(err, f.Close())
+// load reads a chunk from its file into memory and pins it there, once for all who
+// want it. It verifies what this process did not write. A file that fails is
+// dropped. The result is nil if the caller has to look again.
+//
+// Why all of it, and not sendfile of what is wanted: who reads a chunk mostly
+// reads on to its end, in answers of a quarter of it. One read of 4 MiB past the
+// page cache costs a tenth of what sending from a file page by page costs more than
+// sending from memory does, and what is read twice is in memory the second time.
+func (c *Cache) load(ctx context.Context, e *entry, visit bool) (*Handle, error) {
+	c.mu.Lock()
+	if wait := e.loading; wait != nil || e.gone || !e.onDisk || e.data != nil {
+		c.mu.Unlock()
+		if wait == nil {
+			return nil, nil // it has changed since the caller looked
+		}
+		select {
+		case <-wait:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
-	var dead []deadFile
-	var closing []*os.File
+	e.loading = make(chan struct{})
+	path, trusted := c.path(e), e.verified
+	c.mu.Unlock()
+
+	buf := c.Buffer(int(e.size)) // key and size of an entry on disk do not change
+	image := room(buf)
+	var crc uint32
+	err := readFile(c.open, path, image)
+	if err == nil {
+		crc, err = checkImage(image, e.key, e.size, trusted)
+	}
+	return c.loaded(e, buf, crc, err, visit), nil
+}
+
+// loaded ends a load.
+func (c *Cache) loaded(e *entry, buf []byte, crc uint32, err error, visit bool) (h *Handle) {
+	var dead []string
 	c.mu.Lock()
-	close(e.opening)
-	e.opening = nil
+	close(e.loading)
+	e.loading = nil
+	b := &shared{data: buf, refs: 1}
 	switch {
-	case err != nil && !e.gone && e.onDisk:
+	case e.gone || !e.onDisk || c.isClose:
+		err = nil // dropped meanwhile, so its file was removed
+	case err != nil:
 		c.stats.CorruptFiles++
 		dead = c.leaveDiskLocked(e)
 		c.maybeForgetLocked(e)
-	case err != nil:
-		err = nil // evicted meanwhile, so its file was removed
-	case e.gone || !e.onDisk:
-		closing = append(closing, f)
 	default:
-		e.verified = true
-		e.file = f
-		closing = c.restLocked(e)
+		e.verified, e.crc = true, crc
+		c.stats.DiskHits++
+		c.keepLocked(e, b)
+		c.touchLocked(e, visit)
+		h = c.pinMemoryLocked(e)
+		c.evictMemoryLocked()
 	}
+	c.unrefLocked(b)
 	c.mu.Unlock()
 	if err != nil {
 		c.log.Warn("cache: dropped a file", "chunk", e.key, "error", err)
 	}
-	if err := errors.Join(c.removeFiles(dead), closeAll(closing)); err != nil {
-		c.log.Warn("cache: remove or close file", "chunk", e.key, "error", err)
+	if err := c.removeFiles(dead); err != nil {
+		c.log.Warn("cache: remove file", "chunk", e.key, "error", err)
 	}
+	return h
 }
 
-// enqueueLocked hands a chunk that leaves memory to the writer, if disk and queue
-// have room.
+// enqueueLocked hands a chunk that leaves memory to the writer, unless it is on
+// disk, if disk and queue have room.
 func (c *Cache) enqueueLocked(e *entry, data *shared) {
-	if e.size == 0 || e.size > c.opts.DiskBytes || c.isClose {
+	if e.onDisk || e.pending != nil || e.size == 0 || e.size > c.opts.DiskBytes || c.isClose {
 		return
 	}
 	if c.queued+e.size > c.opts.WriteQueueBytes || time.Now().Before(c.offTill) {
@@ -123,6 +151,32 @@ func (c *Cache) enqueueLocked(e *entry, data *shared) {
 	select {
 	case c.wake <- struct{}{}:
 	default:
+	}
+}
+
+// Pace waits while much of the queue for the disk is taken, at most for
+// Options.WriteWait. Whoever fills the cache calls it before each chunk: the disk
+// then sets the pace of a long read where it is a little slower than the bucket, and
+// what was read is there for the next reader. Where it is much slower, chunks are
+// dropped.
+func (c *Cache) Pace(ctx context.Context) {
+	c.mu.Lock()
+	if c.queued <= c.opts.WriteQueueBytes/2 || c.isClose {
+		c.mu.Unlock()
+		return
+	}
+	if c.slack == nil {
+		c.slack = make(chan struct{})
+	}
+	slack := c.slack
+	c.mu.Unlock()
+	timer := time.NewTimer(c.opts.WriteWait)
+	defer timer.Stop()
+	select {
+	case <-slack:
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-c.closed:
 	}
 }
 
@@ -158,16 +212,17 @@ func (c *Cache) writeNext() bool {
 		c.mu.Unlock()
 		return true
 	}
-	data := e.pending.data // kept until endWriteLocked
+	data, crc := e.pending.data, e.crc // kept until endWriteLocked
 	c.lastSeq++
 	e.seq = c.lastSeq
+	path := c.path(e)
 	dead := c.evictDiskLocked(c.opts.DiskBytes - e.size)
 	room := c.disk.bytes()+e.size <= c.opts.DiskBytes
 	c.mu.Unlock()
 
 	err := c.removeFiles(dead)
 	if err == nil && room {
-		err = writeFile(c.create, c.path(e), e.key, data)
+		err = writeFile(c.open, path, imageOf(e.key, data, crc))
 	}
 	c.mu.Lock()
 	switch {
@@ -183,7 +238,7 @@ func (c *Cache) writeNext() bool {
 		c.stats.DiskSkipped++ // all that is there is pinned
 		dead = nil
 	case e.gone:
-		dead = []deadFile{{path: c.path(e)}}
+		dead = []string{path}
 	default:
 		dead = nil
 		e.onDisk, e.verified = true, true
@@ -205,6 +260,10 @@ func (c *Cache) writeNext() bool {
 
 func (c *Cache) endWriteLocked(e *entry) {
 	c.queued -= e.size
+	if c.slack != nil && c.queued <= c.opts.WriteQueueBytes/2 {
+		close(c.slack)
+		c.slack = nil
+	}
 	c.unrefLocked(e.pending)
 	e.pending = nil
 	c.maybeForgetLocked(e)
@@ -212,9 +271,9 @@ func (c *Cache) endWriteLocked(e *entry) {
 
 // evictDiskLocked takes entries off the disk until at most limit bytes are
 // there or all others are pinned.
-func (c *Cache) evictDiskLocked(limit int64) (dead []deadFile) {
+func (c *Cache) evictDiskLocked(limit int64) (dead []string) {
 	for c.disk.bytes() > limit {
-		n := c.disk.evict(func(e *entry) bool { return e.diskPins > 0 })
+		n := c.disk.evict(func(e *entry) bool { return e.loading != nil })
 		if n == nil {
 			break
 		}
@@ -225,29 +284,21 @@ func (c *Cache) evictDiskLocked(limit int64) (dead []deadFile) {
 	return dead
 }
 
-// leaveDiskLocked takes an entry off the disk tier. A file that is being read
-// is removed under its readers, who close it.
-func (c *Cache) leaveDiskLocked(e *entry) []deadFile {
+// leaveDiskLocked takes an entry off the disk tier, and returns the file to
+// remove.
+func (c *Cache) leaveDiskLocked(e *entry) []string {
 	if !e.onDisk {
 		return nil
 	}
 	e.onDisk = false
 	c.disk.remove(&e.disk)
-	d := deadFile{path: c.path(e)}
-	if e.diskPins == 0 && e.file != nil {
-		c.idle.remove(e)
-		d.file, e.file = e.file, nil
-	}
-	return []deadFile{d}
+	return []string{c.path(e)}
 }
 
-func (c *Cache) removeFiles(dead []deadFile) error {
+func (c *Cache) removeFiles(dead []string) error {
 	var err error
-	for _, d := range dead {
-		if d.file != nil {
-			err = errors.Join(err, d.file.Close())
-		}
-		if rerr := os.Remove(d.path); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+	for _, path := range dead {
+		if rerr := os.Remove(path); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
 	}

@@ -4,8 +4,8 @@
 // A chunk is reserved once and filled once, however many want it (Acquire): the
 // first becomes the owner of its Fill, the others wait for it. The fill does
 // not depend on the request that began it; a waiter that gives up does not
-// disturb it. A Handle pins what it points to, either bytes or a range of a
-// file for sendfile, until it is released.
+// disturb it. A Handle pins bytes until it is released; a chunk that is on disk
+// alone is read into memory first, once for all who want it.
 //
 // Both tiers are bounded in bytes and evict by S3-FIFO, so that one scan of a
 // terabyte passes through a tenth of the cache and leaves the rest alone. What
@@ -13,11 +13,16 @@
 // pinned at the time, and its users bound that.
 //
 // What leaves memory goes to disk, written behind by one goroutine with a bounded
-// queue, which Close stops; it is the package's only one. The disk is a convenience: when it is
+// queue, which Close stops; it is the package's only one. Who fills the cache waits
+// a little when the queue is long (Pace). The disk is a convenience: when it is
 // full or failing, chunks are no longer written to it for a while, and nobody
-// who reads sees an error. Files carry a checksum, taken from the bytes that
-// were verified at fill; those found at start are verified at first use and
+// who reads sees an error. Files carry the checksum by which the bytes were
+// verified at fill; those found at start are verified at first use and
 // dropped if damaged (docs/format/cache-file.md).
+//
+// Disk and memory exchange whole chunks past the page cache, from and to the same
+// buffers (Buffer) that chunks are received into and sent from: through the page
+// cache each chunk would cost a copy, and room that the log has better use for.
 //
 // INVARIANT: the bytes of a chunk never change once they are in the cache; an
 // entry is in the table exactly while it is being filled, in memory, queued for

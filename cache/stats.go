@@ -21,7 +21,8 @@ type Stats struct {
 	Adopted         uint64 // files taken over at start
 
 	MemoryBytes, DiskBytes, QueuedBytes int64
-	MemoryChunks, DiskChunks, IdleFiles int
+	MemoryChunks, DiskChunks            int
+	Mapped                              int // buffers, used or not
 }
 
 // Stats returns the present figures. It is cheap: no walk over the entries.
@@ -32,7 +33,7 @@ func (c *Cache) Stats() Stats {
 	s.MemoryBytes, s.MemoryChunks = c.mem.bytes(), c.mem.len()
 	s.DiskBytes, s.DiskChunks = c.disk.bytes(), c.disk.len()
 	s.QueuedBytes = c.queued
-	s.IdleFiles = c.idle.Len()
+	s.Mapped = len(c.pool.mapped)
 	s.DiskOff = time.Now().Before(c.offTill)
 	return s
 }

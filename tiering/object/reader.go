@@ -208,44 +208,96 @@ func (r *Reader) ProducerState(ctx context.Context, run int) ([]byte, error) {
 // one ranged read, and calls each with their batches in order. The bytes are
 // the callee's to keep. Only what passed every check is handed out.
 func (r *Reader) ReadChunks(ctx context.Context, first, count int, each func(chunk int, raw []byte) error) error {
-	chunks := r.footer.Chunks[first : first+count]
 	if count == 0 {
 		return nil
 	}
-	last := &chunks[count-1]
-	from := chunks[0].Position
-	body, err := r.opts.Store.GetRange(ctx, r.opts.Key, from, last.Position+last.StoredLen-from)
-	if err != nil {
-		return r.named(err, "read")
-	}
-	for i := range chunks {
-		stored := r.opts.Buffer(int(chunks[i].StoredLen))
-		if _, err = io.ReadFull(body, stored); err != nil {
-			err = r.named(cutOff(err), "read")
-			break
-		}
+	c, err := r.Chunks(ctx, first, first+count)
+	for n := first; err == nil && n < first+count; n++ {
 		var raw []byte
-		if raw, err = r.DecodeChunk(ctx, first+i, stored); err == nil {
-			err = each(first+i, raw)
-		}
-		if err != nil {
-			break
+		if raw, err = c.Next(ctx); err == nil {
+			err = each(n, raw)
 		}
 	}
-	if cerr := body.Close(); err == nil && cerr != nil {
-		err = r.named(cerr, "read")
+	if c != nil {
+		if cerr := c.Close(); err == nil {
+			err = cerr
+		}
 	}
 	return err
+}
+
+// Chunks are adjacent chunks that are read one by one from one ranged read.
+type Chunks struct {
+	r    *Reader
+	body io.ReadCloser
+	next int
+}
+
+// Chunks begins a ranged read of the chunks [first, end), which ends with the
+// context. The caller closes it, at any time.
+func (r *Reader) Chunks(ctx context.Context, first, end int) (*Chunks, error) {
+	from, last := r.footer.Chunks[first].Position, &r.footer.Chunks[end-1]
+	body, err := r.opts.Store.GetRange(ctx, r.opts.Key, from, last.Position+last.StoredLen-from)
+	if err != nil {
+		return nil, r.named(err, "read")
+	}
+	return &Chunks{r: r, body: body, next: first}, nil
+}
+
+// Next returns the next chunk's batches, which passed every check and belong to
+// the caller. After an error only Close is of use. REQUIRES: there is one left.
+func (c *Chunks) Next(ctx context.Context) ([]byte, error) {
+	n := c.next
+	c.next++
+	return c.r.readChunk(ctx, c.body, n)
+}
+
+// Close ends the ranged read, be it at its end or not.
+func (c *Chunks) Close() error {
+	if err := c.body.Close(); err != nil {
+		return c.r.named(err, "read")
+	}
+	return nil
+}
+
+// pieceBytes is how much of a chunk is read and then added to its checksum, while
+// the processor's cache still has it.
+const pieceBytes = 256 << 10
+
+// readChunk reads the n-th chunk from body, which is there, and decodes it.
+func (r *Reader) readChunk(ctx context.Context, body io.Reader, n int) ([]byte, error) {
+	stored := r.opts.Buffer(int(r.footer.Chunks[n].StoredLen))
+	var crc uint32
+	for at := 0; at < len(stored); {
+		got, err := io.ReadFull(body, stored[at:min(at+pieceBytes, len(stored))])
+		if err != nil {
+			r.opts.Recycle(stored)
+			return nil, r.named(cutOff(err), "read")
+		}
+		crc = updateCRC(crc, stored[at:at+got])
+		at += got
+	}
+	raw, err := r.decode(ctx, n, stored, crc)
+	if err != nil {
+		r.opts.Recycle(stored)
+	}
+	return raw, err
 }
 
 // DecodeChunk verifies, decrypts and decompresses a chunk's stored bytes. The
 // result may alias stored, which must not be used afterwards.
 func (r *Reader) DecodeChunk(ctx context.Context, n int, stored []byte) ([]byte, error) {
+	return r.decode(ctx, n, stored, crcOf(stored))
+}
+
+// decode is DecodeChunk of bytes whose CRC-32C is known. After an error stored is
+// the caller's.
+func (r *Reader) decode(ctx context.Context, n int, stored []byte, crc uint32) ([]byte, error) {
 	k := &r.footer.Chunks[n]
 	bad := func(detail string) error {
 		return &CorruptError{Object: r.footer.Object, Chunk: n, Detail: detail}
 	}
-	if int64(len(stored)) != k.StoredLen || crcOf(stored) != k.StoredCRC {
+	if int64(len(stored)) != k.StoredLen || crc != k.StoredCRC {
 		return nil, bad("checksum of stored bytes")
 	}
 	raw := stored
@@ -259,18 +311,22 @@ func (r *Reader) DecodeChunk(ctx context.Context, n int, stored []byte) ([]byte,
 			return nil, bad("does not decrypt: " + err.Error())
 		}
 	}
-	if k.Codec == CodecZstd {
+	switch {
+	case k.Codec == CodecZstd:
 		packed := raw
 		raw = r.opts.Buffer(int(k.RawLen))
 		if err := decompress(raw, packed); err != nil {
+			r.opts.Recycle(raw)
 			return nil, bad(err.Error())
 		}
+		if crcOf(raw) != k.RawCRC {
+			r.opts.Recycle(raw)
+			return nil, bad("checksum of raw bytes")
+		}
 		r.opts.Recycle(stored)
-	}
-	if k.Codec == CodecNone && k.KeySlot == NoKey {
-		return raw, nil // the same bytes, checked above
-	}
-	if int64(len(raw)) != k.RawLen || crcOf(raw) != k.RawCRC {
+	case k.KeySlot == NoKey:
+		// The same bytes, checked above.
+	case int64(len(raw)) != k.RawLen || crcOf(raw) != k.RawCRC:
 		return nil, bad("checksum of raw bytes")
 	}
 	return raw, nil
@@ -319,7 +375,7 @@ func (r *Reader) Verify(ctx context.Context) (uint32, error) {
 	}
 	crc := crcOf(b)
 	for i := range r.footer.Chunks {
-		if err := r.ReadChunks(ctx, i, 1, func(int, []byte) error { return nil }); err != nil {
+		if err := r.ReadChunks(ctx, i, 1, func(_ int, raw []byte) error { r.opts.Recycle(raw); return nil }); err != nil {
 			return 0, err
 		}
 		k := &r.footer.Chunks[i]

@@ -124,7 +124,12 @@ func (b *resumingBody) Read(p []byte) (int, error) {
 	if n > 0 {
 		b.try = 1
 	}
-	if err == nil || b.left == 0 {
+	if b.left == 0 {
+		// Here, since who knows the length does not read on to the end.
+		b.r.observe(Attempt{Op: "get", Try: b.try, Duration: time.Since(b.began), Bytes: b.got})
+		return n, nil
+	}
+	if err == nil {
 		return n, nil
 	}
 	if errors.Is(err, io.EOF) { // a driver's mistake, but no reason to lose bytes
@@ -142,7 +147,6 @@ func (b *resumingBody) finish() error {
 	if b.body == nil {
 		return io.EOF
 	}
-	b.r.observe(Attempt{Op: "get", Try: b.try, Duration: time.Since(b.began), Bytes: b.got})
 	if err := b.closeBody(); err != nil {
 		return err
 	}

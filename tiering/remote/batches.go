@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"bytes"
 	"container/list"
 	"fmt"
 	"sort"
@@ -26,44 +25,14 @@ type mark struct {
 // first batch is always in it.
 type batchIndex []mark
 
-// source is a chunk, in memory or on disk.
-type source interface {
-	Len() int64
-	ReadAt(p []byte, off int64) (int, error)
-	Bytes() []byte
-}
-
-// inMemory is a chunk that is not in the cache yet.
-type inMemory []byte
-
-// Len implements source.
-func (b inMemory) Len() int64 { return int64(len(b)) }
-
-// Bytes implements source.
-func (b inMemory) Bytes() []byte { return b }
-
-// ReadAt implements source, for whom bytes at hand come first.
-func (b inMemory) ReadAt(p []byte, off int64) (int, error) {
-	return bytes.NewReader(b).ReadAt(p, off)
-}
-
-// headerAt reads the header of the batch at pos, and checks that all of the
-// batch is in the chunk.
-func headerAt(c source, pos int64) (record.Header, error) {
-	var h record.Header
-	var err error
-	if b := c.Bytes(); b != nil {
-		h, err = record.ReadHeader(b[min(pos, int64(len(b))):])
-	} else {
-		var buf [record.HeaderSize]byte
-		if _, err = c.ReadAt(buf[:], pos); err == nil {
-			h, err = record.ReadHeader(buf[:])
-		}
-	}
+// headerAt reads the header of the batch at pos of a chunk, and checks that all of
+// the batch is in the chunk.
+func headerAt(chunk []byte, pos int64) (record.Header, error) {
+	h, err := record.ReadHeader(chunk[min(pos, int64(len(chunk))):])
 	if err != nil {
 		return h, fmt.Errorf("batch at %d: %w", pos, err)
 	}
-	if pos+int64(h.Size()) > c.Len() || h.LastOffsetDelta < 0 {
+	if pos+int64(h.Size()) > int64(len(chunk)) || h.LastOffsetDelta < 0 {
 		return h, fmt.Errorf("batch at %d: %w", pos, record.ErrTruncated)
 	}
 	return h, nil
@@ -71,11 +40,11 @@ func headerAt(c source, pos int64) (record.Header, error) {
 
 // indexChunk walks over all batches of a chunk and checks that they are those
 // that the chunk index promises.
-func indexChunk(c source, k *object.Chunk) (batchIndex, error) {
+func indexChunk(chunk []byte, k *object.Chunk) (batchIndex, error) {
 	var idx batchIndex
 	last, from := k.Base, int64(-indexInterval)
-	for pos := int64(0); pos < c.Len(); {
-		h, err := headerAt(c, pos)
+	for pos := int64(0); pos < int64(len(chunk)); {
+		h, err := headerAt(chunk, pos)
 		if err != nil {
 			return nil, err
 		}
@@ -108,15 +77,15 @@ type span struct {
 // find returns the batches from the one that holds from (or the next one, where
 // compaction removed it) on, none above upTo, at most maxBytes of them, but at
 // least one if one is set and upTo allows it.
-func (idx batchIndex) find(c source, from, upTo record.Offset, maxBytes int64, one bool) (span, error) {
+func (idx batchIndex) find(chunk []byte, from, upTo record.Offset, maxBytes int64, one bool) (span, error) {
 	i := sort.Search(len(idx), func(i int) bool { return idx[i].base > from }) - 1
 	pos := idx[max(i, 0)].pos
-	h, err := headerAt(c, pos)
+	h, err := headerAt(chunk, pos)
 	for err == nil && h.NextOffset() <= from {
-		if pos += int64(h.Size()); pos >= c.Len() {
+		if pos += int64(h.Size()); pos >= int64(len(chunk)) {
 			return span{pos: pos, end: pos, next: from}, nil
 		}
-		h, err = headerAt(c, pos)
+		h, err = headerAt(chunk, pos)
 	}
 	if err != nil {
 		return span{}, err
@@ -132,8 +101,8 @@ func (idx batchIndex) find(c source, from, upTo record.Offset, maxBytes int64, o
 	if j >= 0 && idx[j].pos > s.end {
 		s.end, s.next = idx[j].pos, idx[j].prev
 	}
-	for s.end < c.Len() {
-		if h, err = headerAt(c, s.end); err != nil {
+	for s.end < int64(len(chunk)) {
+		if h, err = headerAt(chunk, s.end); err != nil {
 			return span{}, err
 		}
 		if h.NextOffset() > upTo || s.end+int64(h.Size())-pos > maxBytes {

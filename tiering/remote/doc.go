@@ -4,14 +4,15 @@
 //
 // Records and aborted transactions of one Result come from one object. Chunks
 // come through package cache: verified, decompressed, pinned until the Result is
-// released, and handed out as bytes or as ranges of local files. A fetch of
+// released, and handed out as bytes. A fetch of
 // chunks does not belong to the request that asked for them: it goes on when the
 // client gives up, and its next request finds them.
 //
 // A reader that goes forward, named by Request.Stream, is read ahead of, twice
-// as far each time it proves sequential, up to a bound, and over the ends of
-// objects; a seek ends that. Adjacent chunks come with one ranged GET, several
-// GETs run side by side.
+// as far each time it has to wait all the same, up to a bound, and over the ends of
+// objects; a seek ends that. Its chunks come with one long ranged GET, whose body is
+// read as the reader goes on: a request costs the store as much CPU as a chunk does.
+// Several GETs run side by side.
 //
 // Memory is bounded by four budgets: bytes being fetched, bytes pinned by
 // Results, bytes read ahead and not yet read, and footers. Only the first chunk

@@ -167,22 +167,19 @@ func (r *Reader) searchChunk(ctx context.Context, rd *object.Reader, n int, t *t
 		return Found{}, false, err
 	}
 	defer r.pinned.Release(cost)
-	c, _, err := r.chunk(ctx, rd, n, true)
+	c, _, _, err := r.chunk(ctx, rd, n, true)
 	if err != nil {
 		return Found{}, false, err
 	}
 	defer c.Release()
-	var buf []byte
-	for pos := int64(0); pos < c.Len(); {
-		h, err := headerAt(c, pos)
+	chunk := c.Bytes()
+	for pos := int64(0); pos < int64(len(chunk)); {
+		h, err := headerAt(chunk, pos)
 		if err != nil {
 			return Found{}, false, err
 		}
 		if h.MaxTimestamp >= t.ts && h.NextOffset() > from && h.BaseOffset < t.entry.End {
-			var b record.Batch
-			if b, buf, err = batch(c, pos, &h, buf); err != nil {
-				return Found{}, false, err
-			}
+			b := record.Batch{Header: h, Raw: chunk[pos : pos+int64(h.Size())]}
 			if found, ok, err := match(&b, from, t.entry.End); ok || err != nil {
 				return found, ok, err
 			}

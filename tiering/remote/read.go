@@ -31,12 +31,12 @@ type Request struct {
 	Stream uint64
 }
 
-// Piece is some of a Result's bytes: in memory, or in a file.
+// Piece is some of a Result's bytes.
 type Piece struct {
-	Bytes []byte   // nil if in the file; not to be changed
-	File  *os.File // not to be closed; its position is not used
-	Off   int64    // in the file, bytes
-	Len   int64    // bytes, also of Bytes
+	Bytes []byte   // not to be changed
+	File  *os.File // nil
+	Off   int64    // 0
+	Len   int64    // of Bytes
 }
 
 // Result holds whole batches that follow each other.
@@ -54,6 +54,8 @@ type Result struct {
 	once  sync.Once
 	free  []func()
 	chunk cache.Key // the last one
+
+	waited bool // the first chunk was not at hand
 }
 
 // Release unpins the pieces, which must not be used afterwards. Further calls
@@ -136,7 +138,7 @@ func (r *Reader) Hint(req Request) {
 		f, run := rd.Footer(), int(e.Run)
 		if n, ok := f.FindOffset(run, req.From); ok {
 			end := f.Runs[run].FirstChunk + f.Runs[run].Chunks
-			_ = r.want(ctx, rd, n, demandEnd(f, n, end, req.From, req.MaxBytes)) // see above
+			r.want(&req, rd, n, demandEnd(f, n, end, req.From, req.MaxBytes), end)
 		}
 	})
 }
@@ -201,9 +203,7 @@ func (r *Reader) readEntry(ctx context.Context, req *Request, e *manifest.Entry,
 		return nil, nil
 	}
 	end := f.Runs[run].FirstChunk + f.Runs[run].Chunks
-	if err := r.want(ctx, rd, n, demandEnd(f, n, end, from, req.MaxBytes)); err != nil {
-		return nil, err
-	}
+	r.want(req, rd, n, demandEnd(f, n, end, from, req.MaxBytes), end)
 	res := &Result{First: -1, Next: from}
 	upTo := min(req.UpTo, e.End)
 	for first := true; n < end; n, first = n+1, false {
@@ -267,12 +267,12 @@ func (r *Reader) take(ctx context.Context, req *Request, res *Result, rd *object
 	var h *cache.Handle
 	var idx batchIndex
 	if first {
-		h, idx, err = r.chunk(ctx, rd, n, r.comesAnew(req, rd, n))
+		h, idx, res.waited, err = r.chunk(ctx, rd, n, r.comesAnew(req, rd, n))
 	} else {
 		h, idx, err = r.cachedChunk(ctx, rd, n)
 	}
 	if err == nil && h != nil {
-		s, err = idx.find(h, res.Next, upTo, left, req.AtLeastOne && res.Bytes == 0)
+		s, err = idx.find(h.Bytes(), res.Next, upTo, left, req.AtLeastOne && res.Bytes == 0)
 		if err != nil {
 			err = fmt.Errorf("object %s chunk %d: %w", rd.Footer().Object, n, err)
 		}
@@ -291,15 +291,8 @@ func (r *Reader) take(ctx context.Context, req *Request, res *Result, rd *object
 
 // add appends a span of a chunk; the result releases it.
 func (res *Result) add(h *cache.Handle, s span, free func()) {
-	p := Piece{Len: s.end - s.pos}
-	if file, base := h.File(); file != nil {
-		p.File, p.Off = file, base+s.pos
-		free() // nothing is in memory
-		res.free = append(res.free, h.Release)
-	} else {
-		p.Bytes = h.Bytes()[s.pos:s.end:s.end]
-		res.free = append(res.free, h.Release, free)
-	}
+	p := Piece{Len: s.end - s.pos, Bytes: h.Bytes()[s.pos:s.end:s.end]}
+	res.free = append(res.free, h.Release, free)
 	if res.First < 0 {
 		res.First = s.first
 	}

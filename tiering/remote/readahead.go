@@ -29,6 +29,7 @@ type stream struct {
 	end    record.Offset // chunks below it are cached, or asked for
 	turn   int           // counts seeks: work begun before the last one is stale
 	busy   bool          // a goroutine extends it
+	job    *job          // the GET that is read as the stream goes on, or nil
 	idle   *time.Timer
 }
 
@@ -41,7 +42,7 @@ type aheadChunk struct {
 	cost   int64         // taken from the read-ahead budget
 	flying bool          // its fill has not ended
 	stale  bool          // nobody wants it any more
-	handle *cache.Handle // nil while flying, and for what was cached already
+	handle *cache.Handle // nil while flying, and for what somebody else fetches
 }
 
 // sum is how far the stream is read ahead, bytes.
@@ -82,8 +83,13 @@ func (r *Reader) advance(req *Request, res *Result) {
 	var drop []*aheadChunk
 	switch {
 	case req.From == s.next && res.Next == s.next: // it found nothing new
+	case req.From == s.next && s.window == 0:
+		s.window = min(minWindow, r.o.ReadAheadWindow)
+	case req.From == s.next && res.waited:
+		// Not further than it takes: what lies read ahead is memory, and the longer
+		// it lies the colder.
+		s.window = min(2*s.window, r.o.ReadAheadWindow)
 	case req.From == s.next:
-		s.window = min(max(2*s.window, minWindow), r.o.ReadAheadWindow)
 	default:
 		if s.next >= 0 {
 			r.stats.seeks.Add(1)
@@ -91,6 +97,8 @@ func (r *Reader) advance(req *Request, res *Result) {
 		drop = s.chunks
 		s.chunks, s.window, s.end = nil, 0, 0
 		s.turn++
+		s.job.finishLocked()
+		s.job = nil
 	}
 	s.next = res.Next
 	if res.Bytes > 0 {
@@ -158,6 +166,8 @@ func (r *Reader) forgetStreamLocked(s *stream) []*aheadChunk {
 	}
 	drop := s.chunks
 	s.chunks = nil
+	s.job.finishLocked()
+	s.job = nil
 	return drop
 }
 
@@ -204,12 +214,10 @@ func (r *Reader) extend(ctx context.Context, s *stream, turn int) {
 		f, run := rd.Footer(), int(e.Run)
 		end := f.Runs[run].FirstChunk + f.Runs[run].Chunks
 		n, ok := f.FindOffset(run, at)
-		for ok && n < end && f.Chunks[n].Base < e.End {
-			next, more := r.aheadJob(ctx, s, turn, rd, n, end)
-			if !more {
+		for ; ok && n < end && f.Chunks[n].Base < e.End; n++ {
+			if !r.readOn(ctx, s, turn, rd, n, end) {
 				return
 			}
-			n = next
 		}
 		at = e.End
 		r.mu.Lock()
@@ -224,58 +232,78 @@ func (r *Reader) extend(ctx context.Context, s *stream, turn int) {
 	}
 }
 
-// aheadJob asks for adjacent chunks from number n on with one GET. It returns
-// the chunk to go on with, and false when the window or the budget is full.
-func (r *Reader) aheadJob(ctx context.Context, s *stream, turn int, rd *object.Reader, n, end int) (next int, more bool) {
-	j := &job{rd: rd, first: n, ahead: true}
-	var added []*aheadChunk
-	var bytes int64
-	more = true
-	for next = n; next < end; next++ {
-		k := &rd.Footer().Chunks[next]
-		if bytes > 0 && bytes+k.StoredLen > r.o.GetBytes {
-			break
+// readOn asks for chunk n of the chunks below end; false when the window or the
+// budget is full.
+func (r *Reader) readOn(ctx context.Context, s *stream, turn int, rd *object.Reader, n, end int) bool {
+	k := &rd.Footer().Chunks[n]
+	c := &aheadChunk{end: k.End, bytes: k.RawLen, cost: r.readAhead.clamp(k.RawLen), flying: true}
+	if !r.readAhead.TryAcquire(c.cost) {
+		return false
+	}
+	r.mu.Lock()
+	joined := r.joinLocked(s, turn, c)
+	var f *cache.Fill
+	var start *job
+	if joined {
+		if f = r.o.Cache.Reserve(keyOf(rd, n)); f != nil {
+			start = r.pushLocked(s, rd, n, end, reserved{f, c})
 		}
-		c := &aheadChunk{end: k.End, bytes: k.RawLen, cost: r.readAhead.clamp(k.RawLen), flying: true}
-		if !r.readAhead.TryAcquire(c.cost) {
-			more = false
-			break
-		}
-		if more = r.join(s, turn, c); !more {
-			r.readAhead.Release(c.cost)
-			break
-		}
-		f, err := r.reserve(ctx, rd, next)
-		if f == nil {
-			r.landed(c, nil) // cached, on its way, or (error) the cache is closed
-			more = err == nil
-			if more && len(j.fills) == 0 {
-				j.first = next + 1
-				continue
-			}
-			if more {
-				next++
-			}
-			break
-		}
-		j.fills = append(j.fills, f)
-		added = append(added, c)
-		bytes += k.StoredLen
+	}
+	r.mu.Unlock()
+	if !joined {
+		r.readAhead.Release(c.cost)
+		return false
+	}
+	if start != nil {
+		r.start(start)
+	}
+	if f != nil {
 		r.stats.aheadChunks.Add(1)
 		r.stats.aheadBytes.Add(k.StoredLen)
+		return true
 	}
-	if len(j.fills) > 0 {
-		j.landed = func(chunk int, f *cache.Fill) { r.landed(added[chunk-j.first], f) }
-		r.start(j)
-	}
-	return next, more
+	h, err := r.pin(ctx, rd, n)
+	r.landed(c, h)
+	return err == nil
 }
 
-// join puts a chunk to the end of a stream; false if the window is full or the
+// pin returns a chunk that is cached, if need be from disk; nil if it is on its way.
+func (r *Reader) pin(ctx context.Context, rd *object.Reader, n int) (*cache.Handle, error) {
+	h, f, owner, err := r.o.Cache.Acquire(ctx, keyOf(rd, n), false)
+	switch {
+	case owner: // it was evicted meanwhile; its reader will fetch it
+		r.demandJob(rd, n, f)
+	case f != nil:
+		f.Leave()
+	}
+	return h, err
+}
+
+// pushLocked adds chunk n to the stream's GET if that comes to it next. Else it
+// returns a new one for the caller to start.
+func (r *Reader) pushLocked(s *stream, rd *object.Reader, n, end int, c reserved) (start *job) {
+	if j := s.job; j != nil && !j.whole && j.rd == rd && j.first+len(j.queue) == n && n < j.end &&
+		time.Since(j.began) < r.o.FetchTimeout/2 { // what it takes now comes before it ends
+		j.queue = append(j.queue, c)
+		j.wake()
+		return nil
+	}
+	s.job.finishLocked()
+	j := &job{rd: rd, first: n, end: n + 1, ahead: true, began: time.Now(), retried: -1,
+		queue: []reserved{c}, more: make(chan struct{}, 1)}
+	chunks := rd.Footer().Chunks
+	for bytes := chunks[n].StoredLen; j.end < end; j.end++ {
+		if bytes += chunks[j.end].StoredLen; bytes > r.o.StreamBytes {
+			break
+		}
+	}
+	s.job = j
+	return j
+}
+
+// joinLocked puts a chunk to the end of a stream; false if the window is full or the
 // stream went elsewhere.
-func (r *Reader) join(s *stream, turn int, c *aheadChunk) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (r *Reader) joinLocked(s *stream, turn int, c *aheadChunk) bool {
 	if s.turn != turn || s.sum() >= r.windowLocked(s) {
 		return false
 	}
@@ -288,15 +316,9 @@ func (r *Reader) join(s *stream, turn int, c *aheadChunk) bool {
 	return true
 }
 
-// landed takes note that a chunk is in the cache, and pins it; a nil fill: that
-// somebody else has brought it.
-func (r *Reader) landed(c *aheadChunk, f *cache.Fill) {
-	var h *cache.Handle
-	if f != nil {
-		// The fill has ended, so this does not wait. A failed one has no handle,
-		// and its error meets the reader that needs the chunk.
-		h, _ = f.Wait(context.Background(), false)
-	}
+// landed takes note that a chunk is in the cache, and keeps its handle, which may be
+// nil if it could not be had.
+func (r *Reader) landed(c *aheadChunk, h *cache.Handle) {
 	r.mu.Lock()
 	c.flying = false
 	cost := int64(0)

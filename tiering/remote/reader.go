@@ -55,7 +55,8 @@ type Options struct {
 	Keys   object.KeyProvider // nil if no object is encrypted
 	Logger *slog.Logger       // default slog.Default()
 
-	GetBytes        int64         // most that one GET asks for, unless a chunk is larger; default 8 MiB
+	GetBytes        int64         // most that one GET for a reader who waits asks for, unless a chunk is larger; default 8 MiB
+	StreamBytes     int64         // the same for read-ahead, which reads it by and by; default 64 MiB
 	ParallelGets    int           // at one time for readers who wait, and as many for read-ahead; default 8
 	FetchBytes      int64         // being fetched; default 256 MiB
 	PinnedBytes     int64         // chunks in memory pinned by Results; default 256 MiB
@@ -72,7 +73,7 @@ func (o *Options) fill() {
 		field *int64
 		value int64
 	}{
-		{&o.GetBytes, 8 << 20}, {&o.FetchBytes, 256 << 20}, {&o.PinnedBytes, 256 << 20},
+		{&o.GetBytes, 8 << 20}, {&o.StreamBytes, 64 << 20}, {&o.FetchBytes, 256 << 20}, {&o.PinnedBytes, 256 << 20},
 		{&o.ReadAheadBytes, 256 << 20}, {&o.ReadAheadWindow, 64 << 20}, {&o.FooterBytes, 32 << 20},
 	} {
 		if *d.field == 0 {

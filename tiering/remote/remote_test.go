@@ -616,8 +616,8 @@ func TestCloseAnswersWaiters(t *testing.T) {
 	})
 }
 
-// TestRestartOnDisk: chunks on disk from before a restart are served as file
-// ranges, at no GET but the footers'.
+// TestRestartOnDisk: chunks on disk from before a restart are served from there, at
+// no GET but the footers'.
 func TestRestartOnDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -638,7 +638,6 @@ func TestRestartOnDisk(t *testing.T) {
 		require.Len(t, w.transcript(), 2)
 		res, err := rd.Read(t.Context(), Request{TP: testTP, From: w.batches[50].BaseOffset, UpTo: 1 << 40, MaxBytes: 3000, AtLeastOne: true})
 		require.NoError(t, err)
-		require.NotNil(t, res.Pieces[0].File)
 		res.Release()
 	})
 }
@@ -655,7 +654,7 @@ func TestSpans(t *testing.T) {
 				raw = append(raw, w.batches[i].Raw...)
 			}
 			k := &object.Chunk{Base: w.batches[0].BaseOffset, End: w.batches[len(w.batches)-1].NextOffset()}
-			idx, err := indexChunk(inMemory(raw), k)
+			idx, err := indexChunk(raw, k)
 			require.NoError(t, err)
 			for range 2000 {
 				req := w.randomRequest(r)
@@ -663,7 +662,7 @@ func TestSpans(t *testing.T) {
 				if req.From >= k.End {
 					continue
 				}
-				s, err := idx.find(inMemory(raw), req.From, req.UpTo, req.MaxBytes, req.AtLeastOne)
+				s, err := idx.find(raw, req.From, req.UpTo, req.MaxBytes, req.AtLeastOne)
 				require.NoError(t, err)
 				want, _, next := w.naive(req)
 				require.True(t, bytes.Equal(want, raw[s.pos:s.end]), "%+v", req)
@@ -671,10 +670,10 @@ func TestSpans(t *testing.T) {
 					require.Equal(t, next, s.next)
 				}
 			}
-			_, err = indexChunk(inMemory(raw[:len(raw)-1]), k)
+			_, err = indexChunk(raw[:len(raw)-1], k)
 			require.ErrorIs(t, err, record.ErrTruncated)
 			k.End++
-			_, err = indexChunk(inMemory(raw), k)
+			_, err = indexChunk(raw, k)
 			require.Error(t, err)
 		})
 	}
@@ -699,11 +698,11 @@ func FuzzSpans(f *testing.F) {
 			k.RawLen += int64(batch.Size())
 		}
 		raw = raw[:k.RawLen:k.RawLen]
-		idx, err := indexChunk(inMemory(raw), k)
+		idx, err := indexChunk(raw, k)
 		if err != nil || len(raw) == 0 {
 			return
 		}
-		s, err := idx.find(inMemory(raw), record.Offset(from), record.Offset(upTo), max(maxBytes, 0), one)
+		s, err := idx.find(raw, record.Offset(from), record.Offset(upTo), max(maxBytes, 0), one)
 		if err != nil {
 			t.Fatalf("an indexed chunk does not read: %v", err)
 		}
