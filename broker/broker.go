@@ -313,7 +313,7 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	}
 	b.meta, err = raftnode.Open(raftnode.Options{
 		Dir: metadataDir, DirectoryID: b.dir.DirectoryID(),
-		ClusterID: clusterID, Features: api.Features(), BootstrapExpect: b.cfg.BootstrapExpect,
+		ClusterID: clusterID, Features: api.Features(), Bootstrap: []raftnode.Server{{DirectoryID: b.dir.DirectoryID(), Voter: true}},
 		OnFatal: func(err error) { b.fail(fmt.Errorf("metadata: %w", err)) }, Logger: b.log,
 	})
 	if err != nil {

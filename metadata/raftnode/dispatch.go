@@ -24,10 +24,10 @@ type dispatcher struct {
 		image  *metadata.Image
 		deltas []metadata.Delta
 		subs   []*subscriber
-		// delivered is the index that every subscriber has seen; waiters wait for it.
-		delivered uint64
-		waiters   []deliveryWaiter
 	}
+	// published is the index of the newest image, delivered that of the image which
+	// every subscriber has seen.
+	published, delivered indexWait
 }
 
 type subscriber struct {
@@ -35,14 +35,10 @@ type subscriber struct {
 	started bool // run's own
 }
 
-type deliveryWaiter struct {
-	index uint64
-	done  chan struct{}
-}
-
 func newDispatcher(img *metadata.Image) *dispatcher {
 	d := &dispatcher{wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{})}
 	d.mu.image = img
+	d.published.reach(img.Index())
 	return d
 }
 
@@ -55,6 +51,7 @@ func (d *dispatcher) publish(img *metadata.Image, delta metadata.Delta) {
 		d.mu.deltas = append(d.mu.deltas[:0], mergeAll(d.mu.deltas))
 	}
 	d.mu.Unlock()
+	d.published.reach(img.Index())
 	d.signal()
 }
 
@@ -124,7 +121,7 @@ func (d *dispatcher) run(img *metadata.Image) {
 			}
 		}
 		last = next
-		d.deliver(next.Index())
+		d.delivered.reach(next.Index())
 	}
 }
 
@@ -139,53 +136,10 @@ func (d *dispatcher) subscribed(s *subscriber) bool {
 	return false
 }
 
-func (d *dispatcher) deliver(index uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.mu.delivered = index
-	rest := d.mu.waiters[:0]
-	for _, w := range d.mu.waiters {
-		if w.index <= index {
-			close(w.done)
-		} else {
-			rest = append(rest, w)
-		}
-	}
-	clear(d.mu.waiters[len(rest):])
-	d.mu.waiters = rest
-}
-
 // wait returns once every subscriber has seen index.
 func (d *dispatcher) wait(ctx context.Context, index uint64) error {
-	d.mu.Lock()
-	if d.mu.delivered >= index {
-		d.mu.Unlock()
-		return nil
-	}
-	w := deliveryWaiter{index: index, done: make(chan struct{})}
-	d.mu.waiters = append(d.mu.waiters, w)
-	d.mu.Unlock()
 	d.signal()
-	select {
-	case <-w.done:
-		return nil
-	case <-ctx.Done():
-		d.forget(w)
-		return ctx.Err()
-	case <-d.done:
-		return metadata.ErrClosed
-	}
-}
-
-func (d *dispatcher) forget(w deliveryWaiter) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for i := range d.mu.waiters {
-		if d.mu.waiters[i].done == w.done {
-			d.mu.waiters = append(d.mu.waiters[:i], d.mu.waiters[i+1:]...)
-			return
-		}
-	}
+	return d.delivered.wait(ctx, index, d.done)
 }
 
 // close ends run and waits for it.

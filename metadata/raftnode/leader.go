@@ -5,69 +5,142 @@ import (
 	"errors"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 )
 
-// watchLeader follows the leadership: it keeps the image's ControllerID, formats a
-// new cluster and says when the node is ready.
+// leadership is one time during which this node leads.
+type leadership struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// watchLeader follows the leadership: it keeps the image's ControllerID, starts and
+// ends the time of our own leadership, and says when the node is ready. It never
+// waits for anything else, since Raft waits for it.
 func (n *Node) watchLeader() {
 	defer close(n.watched)
-	seen := make(chan raft.Observation, 16)
-	// Not blocking: a dropped observation is made good by the next, and by asking
-	// Raft below.
+	seen := make(chan raft.Observation, 64)
+	// Not blocking: a dropped observation is made good by asking Raft below, after
+	// those that are in the channel.
 	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
-		_, ok := o.Data.(raft.LeaderObservation)
-		return ok
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation:
+			return true
+		default:
+			return false
+		}
 	})
 	n.raft.RegisterObserver(observer)
 	defer n.raft.DeregisterObserver(observer)
-	var ready bool
-	var retry <-chan time.Time
+	prepared := n.prepareOnce()
+	defer func() { <-prepared }()
+	silent := map[raft.ServerID]struct{}{}
+	var last raft.ServerID
+	var lead *leadership
 	for {
 		_, id := n.raft.LeaderWithID()
-		n.fsm.SetLeader(parseServer(id))
-		retry = nil
-		if !ready && id != "" {
-			switch err := n.prepare(id); {
-			case err == nil:
-				ready = true
-				close(n.ready)
-			case !errors.Is(err, metadata.ErrNotLeader) && !errors.Is(err, metadata.ErrClosed):
-				n.opts.Logger.Error("metadata node is not ready", "error", err)
-				fallthrough
-			default:
-				retry = time.After(n.opts.ElectionTimeout)
-			}
+		if id != last {
+			n.opts.Logger.Info("metadata leader", "directory", string(id), "before", string(last))
+			last = id
+			n.transport.reset()
+			clear(silent)
 		}
+		n.fsm.SetLeader(parseServer(id))
+		n.tellLeader()
 		select {
 		case <-n.quit:
+			if lead != nil {
+				lead.cancel()
+				<-lead.done
+			}
 			return
-		case <-n.leader:
-		case <-seen:
-		case <-retry:
+		case leads := <-n.leader:
+			if lead != nil {
+				lead.cancel()
+			}
+			if leads {
+				lead = n.startLeading(lead)
+			}
+		case o := <-seen:
+			n.noteHeartbeat(o, silent)
 		}
 	}
 }
 
-func parseServer(id raft.ServerID) uuid.UUID {
-	u, err := uuid.Parse(string(id))
-	if err != nil {
-		return uuid.Nil // "" while nobody leads
-	}
-	return u
+// leaderChanged returns a channel that is closed when another node leads, or none.
+func (n *Node) leaderChanged() <-chan struct{} {
+	n.changed.Lock()
+	defer n.changed.Unlock()
+	return n.changed.ch
 }
 
-// prepare waits until the image has all of the log, and formats a new cluster.
-func (n *Node) prepare(leader raft.ServerID) error {
-	if leader != raft.ServerID(n.opts.DirectoryID.String()) {
-		return nil
+func (n *Node) tellLeader() {
+	n.changed.Lock()
+	defer n.changed.Unlock()
+	close(n.changed.ch)
+	n.changed.ch = make(chan struct{})
+}
+
+// noteHeartbeat logs when a follower falls silent, and when it is back.
+func (n *Node) noteHeartbeat(o raft.Observation, silent map[raft.ServerID]struct{}) {
+	switch o := o.Data.(type) {
+	case raft.FailedHeartbeatObservation:
+		if _, ok := silent[o.PeerID]; !ok {
+			silent[o.PeerID] = struct{}{}
+			n.opts.Logger.Warn("metadata server does not answer", "directory", string(o.PeerID), "last contact", o.LastContact)
+		}
+	case raft.ResumedHeartbeatObservation:
+		delete(silent, o.PeerID)
+		n.opts.Logger.Info("metadata server answers again", "directory", string(o.PeerID))
 	}
-	// Both calls end at shutdown, so no context is needed.
-	ctx := context.Background()
+}
+
+// startLeading begins a time of leadership, once the one before has ended.
+func (n *Node) startLeading(before *leadership) *leadership {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &leadership{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		defer cancel()
+		if before != nil {
+			<-before.done
+		}
+		if !n.persist(ctx, n.takeOver) {
+			return
+		}
+		if n.opts.OnLead != nil {
+			n.opts.OnLead(ctx)
+		}
+	}()
+	return l
+}
+
+// persist repeats fn until it succeeds, and reports whether it did before ctx ended.
+func (n *Node) persist(ctx context.Context, fn func(context.Context) error) bool {
+	for {
+		err := fn(ctx)
+		switch {
+		case err == nil:
+			return ctx.Err() == nil
+		case ctx.Err() != nil, errors.Is(err, metadata.ErrClosed):
+			return false
+		case !errors.Is(err, metadata.ErrNotLeader):
+			n.opts.Logger.Warn("metadata node is not ready", "error", err)
+		}
+		select {
+		case <-time.After(retryPause):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// takeOver gets all of the log into the image of a new leader, and formats a new
+// cluster.
+func (n *Node) takeOver(ctx context.Context) error {
 	if err := n.ReadBarrier(ctx); err != nil {
 		return err
 	}
@@ -76,4 +149,35 @@ func (n *Node) prepare(leader raft.ServerID) error {
 	}
 	_, err := n.Propose(ctx, &command.FormatCluster{ClusterID: n.opts.ClusterID, Features: n.opts.Features})
 	return err
+}
+
+// prepareOnce says when the node is ready. The channel is closed when it is, or when
+// the node closes.
+func (n *Node) prepareOnce() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if n.persist(n.closing, n.prepare) {
+			close(n.ready)
+		}
+	}()
+	return done
+}
+
+// prepare returns once the image has what was committed, and the cluster is
+// formatted.
+func (n *Node) prepare(ctx context.Context) error {
+	if err := n.ReadBarrier(ctx); err != nil {
+		return err
+	}
+	for n.opts.ClusterID != "" {
+		img := n.Image()
+		if img.ClusterID() != "" {
+			break
+		}
+		if err := n.catchUp(ctx, img.Index()+1); err != nil { // whoever leads is about to
+			return err
+		}
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
@@ -33,15 +34,33 @@ func newRaftLogger(l *slog.Logger) hclog.Logger {
 
 type raftLines struct{ l *slog.Logger }
 
-// Write takes one line, which begins with its level in brackets. That a lone
-// voter finds no leader when it starts is what is expected, and no warning.
+// expected begin lines that are debug whatever Raft's level. That a lone voter finds
+// no leader when it starts is what is expected; and Raft repeats for each RPC that a
+// server does not answer, which the node logs once (noteHeartbeat).
+var expected = []string{
+	"heartbeat timeout reached, starting election",
+	"failed to appendEntries to",
+	"failed to heartbeat to",
+	"failed to pipeline appendEntries",
+	"failed to start pipeline replication to",
+	"failed to make requestVote RPC",
+	"failed to make request",
+	"failed to decode incoming command",
+	"failed to flush response",
+	"failed to contact",
+	"Election timeout reached, restarting election",
+}
+
+// Write takes one line, which begins with its level in brackets.
 func (w raftLines) Write(line []byte) (int, error) {
 	level, text, _ := bytes.Cut(bytes.TrimSpace(line), []byte("]"))
 	words := string(bytes.TrimSpace(text))
+	said := strings.TrimPrefix(words, "raft: ")
+	quiet := slices.ContainsFunc(expected, func(e string) bool { return strings.HasPrefix(said, e) })
 	switch {
-	case string(level) == "[ERROR":
+	case string(level) == "[ERROR" && !quiet:
 		w.l.Error(words)
-	case string(level) == "[WARN" && !strings.Contains(words, "starting election"):
+	case string(level) == "[WARN" && !quiet:
 		w.l.Warn(words)
 	default:
 		w.l.Debug(words)

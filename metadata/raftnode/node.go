@@ -1,21 +1,30 @@
 // Package raftnode runs one node of the metadata: hashicorp/raft over a Pebble log
 // and stable store, the state machine of metadata/fsm, and the client that reads
-// and changes it.
+// and changes it, wherever the leader is.
 //
 // A Node owns its directory: raft/ (Raft's log and votes, every write synced),
 // state/ (the state machine, which needs no sync since the log replays), and
 // snapshots/. Raft's server id is the directory id, so a wiped voter is another
-// server. Goroutines: Raft's own, one dispatcher that calls the subscribers, one
-// that follows the leadership; Close stops them all.
+// server. Goroutines: Raft's own, one that passes RPCs to it, one dispatcher that
+// calls the subscribers, one that follows the leadership, one that leads while the
+// node does (OnLead), and one for each call of Raft under way; Close stops them all.
 //
-// What always holds: a Propose that returned nil is on disk; the image that
-// follows has it. Restart: Raft is told not to restore its snapshot, since the
-// state machine kept its state; the log above the state's applied index is applied
-// again. If the state was lost, or a restore cut short, the snapshot is restored
-// after all.
+// What always holds: a Propose that returned nil is on the disks of most voters; the
+// image that follows has it, here and on the leader. An error that is neither a
+// refusal nor ErrNotLeader or ErrClosed leaves the outcome open. The state machine
+// is where commands that come twice, or too late, are refused.
 //
-// More voters come by Options.Transport and Raft's membership calls; with one
-// voter the election times are short and nothing waits for a network.
+// Between nodes: Raft's RPCs go over streams of metadata/link (transport.go), and
+// what only the leader can do (a proposal, a barrier, a change of the servers) over
+// its calls (client.go, servers.go). A node never answers for a directory that is
+// not its own.
+//
+// Restart: Raft is told not to restore its snapshot, since the state machine kept
+// its state; the log above the state's applied index is applied again. If the state
+// was lost, or a restore cut short, the snapshot is restored after all.
+//
+// A voter that is alone does not wait for an election: it makes itself a candidate
+// at once. All times are the same whatever the number of voters.
 package raftnode
 
 import (
@@ -35,6 +44,7 @@ import (
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/fsm"
+	"github.com/firnlog/firn/metadata/link"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/manifest"
 )
@@ -50,17 +60,27 @@ type Options struct {
 	// leads. Empty: never.
 	ClusterID string
 	Features  map[string]int16
-	// BootstrapExpect is the number of voters that begin a cluster: 1 begins one
-	// alone. Existing Raft state is never bootstrapped again. 0 joins.
-	BootstrapExpect int
-	// Transport connects the voters; nil is in memory, for a single one. Close
-	// closes it if it can be closed.
-	Transport raft.Transport
+	// Bootstrap begins a cluster of these servers, this one a voter among them, if
+	// there is no Raft state yet; else it is not looked at. Empty: the node waits to
+	// be told of a cluster.
+	Bootstrap []Server
+	// Link connects the servers: Raft's streams, and calls. The node handles both on
+	// it until Close, and does not close it. Nil, or one without a port: the node
+	// stays alone.
+	Link *link.Link
+	// Addresses finds where a server's cluster port is now; what Raft has stored
+	// counts where it knows nothing. It must not block, nor call the Node. Nil: never.
+	Addresses func(dir uuid.UUID) (addr string, ok bool)
+	// OnLead is called on a goroutine of its own each time that this node has become
+	// the leader and its image has all of the log. ctx ends when it stops leading or
+	// closes; OnLead returns soon after, and is not called again before.
+	OnLead func(ctx context.Context)
 	// CacheBytes bounds the block cache that both databases share; default 4 MiB.
 	CacheBytes int64
-	// HeartbeatTimeout, ElectionTimeout and LeaderLease are Raft's; the defaults
-	// are for a single voter: 20, 20 and 20 ms.
-	HeartbeatTimeout, ElectionTimeout, LeaderLease time.Duration
+	// HeartbeatTimeout, ElectionTimeout and LeaderLease are Raft's: defaults 400, 400
+	// and 300 ms. CommitTimeout is how soon a follower hears of the last commit when
+	// nothing follows it; default 10 ms.
+	HeartbeatTimeout, ElectionTimeout, LeaderLease, CommitTimeout time.Duration
 	// SnapshotEntries is the number of log entries after which a snapshot is taken
 	// and the log cut to TrailingEntries; SnapshotInterval is how often that is
 	// looked at. Defaults 16384, 4096, 1 min.
@@ -78,8 +98,10 @@ func (o *Options) defaults() error {
 	if o.DirectoryID == uuid.Nil {
 		return errors.New("metadata node: no directory id")
 	}
-	if o.BootstrapExpect < 0 || o.BootstrapExpect > 1 {
-		return fmt.Errorf("metadata node: bootstrap.expect %d is not supported, want 0 or 1", o.BootstrapExpect)
+	if len(o.Bootstrap) > 0 {
+		if err := checkBootstrap(o.Bootstrap, o.DirectoryID); err != nil {
+			return err
+		}
 	}
 	if o.FS == nil {
 		o.FS = vfs.Default
@@ -88,9 +110,10 @@ func (o *Options) defaults() error {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	fill(&o.CacheBytes, 4<<20)
-	fill(&o.HeartbeatTimeout, 20*time.Millisecond)
-	fill(&o.ElectionTimeout, max(20*time.Millisecond, o.HeartbeatTimeout))
-	fill(&o.LeaderLease, o.HeartbeatTimeout)
+	fill(&o.HeartbeatTimeout, 400*time.Millisecond)
+	fill(&o.ElectionTimeout, o.HeartbeatTimeout)
+	fill(&o.LeaderLease, o.HeartbeatTimeout*3/4)
+	fill(&o.CommitTimeout, 10*time.Millisecond)
 	fill(&o.SnapshotEntries, 16384)
 	fill(&o.TrailingEntries, 4096)
 	fill(&o.SnapshotInterval, time.Minute)
@@ -111,15 +134,18 @@ type Node struct {
 	logDB     *pebble.DB
 	fsm       *fsm.FSM
 	raft      *raft.Raft
-	transport raft.Transport
+	transport *transport
 	dispatch  *dispatcher
 
 	leader  chan bool // Raft's word on our own leadership
 	ready   chan struct{}
-	quit    chan struct{}
+	quit    chan struct{} // no more calls
 	watched chan struct{}
+	// closing ends, with quit, the calls to other nodes.
+	closing context.Context
+	abandon context.CancelFunc
 
-	// calls are the calls of Raft under way.
+	// calls are the calls under way.
 	calls struct {
 		sync.Mutex
 		closed  bool
@@ -128,26 +154,39 @@ type Node struct {
 	// stopped says that Raft is shut down, and answers nobody any more.
 	stopped chan struct{}
 
+	// changed is closed and replaced when another node leads, or none.
+	changed struct {
+		sync.Mutex
+		ch chan struct{}
+	}
+
 	closeOnce sync.Once
 	closeErr  error
 }
 
 var _ metadata.Client = (*Node)(nil)
 
-// Open starts the node. It returns before the node leads: see Ready.
+// Open starts the node. It returns before anybody leads: see Ready.
 func Open(opts Options) (_ *Node, err error) {
 	if err := opts.defaults(); err != nil {
 		return nil, err
 	}
 	n := &Node{opts: opts, leader: make(chan bool, 16), ready: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}), stopped: make(chan struct{})}
+	n.closing, n.abandon = context.WithCancel(context.Background())
+	n.changed.ch = make(chan struct{})
 	if err := n.openStores(); err != nil {
+		n.abandon()
 		return nil, errors.Join(err, n.closeStores())
 	}
 	if err := n.startRaft(); err != nil {
+		n.abandon()
 		return nil, errors.Join(fmt.Errorf("start metadata node in %s: %w", opts.Dir, err), n.closeStores())
 	}
 	go n.dispatch.run(n.fsm.Image())
 	go n.watchLeader()
+	if opts.Link != nil {
+		n.serveCalls()
+	}
 	return n, nil
 }
 
@@ -212,22 +251,83 @@ func (n *Node) startRaft() error {
 	if err != nil {
 		return err
 	}
-	n.transport = n.opts.Transport
-	if n.transport == nil {
-		_, n.transport = raft.NewInmemTransport(raft.ServerAddress(n.opts.DirectoryID.String()))
+	n.transport = n.openTransport(config)
+	if err := n.bootstrap(config, logs, snaps); err != nil {
+		return errors.Join(err, n.transport.Close())
+	}
+	// What followers are sent, and what is applied, is mostly new.
+	cached, err := raft.NewLogCache(maxInFlight, logs)
+	if err == nil {
+		n.raft, err = raft.NewRaft(config, &machine{fsm: n.fsm}, cached, logs, snaps, n.transport)
+	}
+	if err != nil {
+		return errors.Join(err, n.transport.Close())
+	}
+	n.transport.started(n.raft)
+	return n.electAlone()
+}
+
+// openTransport connects the node over its link, or, alone, to nobody.
+func (n *Node) openTransport(config *raft.Config) *transport {
+	resolve := func(id raft.ServerID, stored raft.ServerAddress) raft.ServerAddress {
+		if n.opts.Addresses != nil {
+			if addr, ok := n.opts.Addresses(parseServer(id)); ok {
+				stored = raft.ServerAddress(addr)
+			}
+		}
+		return targetAddress(id, string(stored))
+	}
+	if n.opts.Link == nil || n.opts.Link.Addr() == "" {
+		_, inner := raft.NewInmemTransport(raft.ServerAddress(n.opts.DirectoryID.String()))
+		return newTransport(inner, nil, resolve)
+	}
+	s := newStreams(n.opts.Link)
+	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: s, MaxPool: rpcPool, Timeout: rpcTimeout, Logger: config.Logger})
+	return newTransport(inner, s, resolve)
+}
+
+// bootstrap writes the first configuration, if one is given and there is no state.
+func (n *Node) bootstrap(config *raft.Config, logs *logStore, snaps *snapStore) error {
+	if len(n.opts.Bootstrap) == 0 {
+		return nil
 	}
 	existing, err := raft.HasExistingState(logs, logs, snaps)
-	if err != nil {
+	if existing || err != nil {
 		return err
 	}
-	if !existing && n.opts.BootstrapExpect == 1 {
-		servers := raft.Configuration{Servers: []raft.Server{{ID: config.LocalID, Address: n.transport.LocalAddr()}}}
-		if err := raft.BootstrapCluster(config, logs, logs, snaps, n.transport, servers); err != nil {
-			return err
+	var servers raft.Configuration
+	for _, s := range n.opts.Bootstrap {
+		member := raft.Server{ID: serverID(s.DirectoryID), Address: raft.ServerAddress(s.Address)}
+		if member.Address == "" && s.DirectoryID == n.opts.DirectoryID {
+			member.Address = n.transport.LocalAddr()
 		}
+		if !s.Voter {
+			member.Suffrage = raft.Nonvoter
+		}
+		servers.Servers = append(servers.Servers, member)
 	}
-	n.raft, err = raft.NewRaft(config, &machine{fsm: n.fsm}, logs, logs, snaps, n.transport)
-	return err
+	return raft.BootstrapCluster(config, logs, logs, snaps, n.transport, servers)
+}
+
+// electAlone begins an election at once if this node is the only voter: there is
+// nobody to hear from.
+func (n *Node) electAlone() error {
+	servers, _ := n.Servers()
+	mine := false
+	for _, s := range servers {
+		if s.Voter && s.DirectoryID != n.opts.DirectoryID {
+			return nil
+		}
+		mine = mine || s.Voter
+	}
+	if !mine {
+		return nil
+	}
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(n.opts.DirectoryID)), Addr: []byte(n.transport.LocalAddr())}
+	if err := n.transport.elect(header); err != nil {
+		return errors.Join(fmt.Errorf("elect a lone voter: %w", err), n.raft.Shutdown().Error())
+	}
+	return nil
 }
 
 func (n *Node) raftConfig(logs *logStore, snaps *snapStore) (*raft.Config, error) {
@@ -246,7 +346,7 @@ func (n *Node) raftConfig(logs *logStore, snaps *snapStore) (*raft.Config, error
 	c := raft.DefaultConfig()
 	c.LocalID = raft.ServerID(n.opts.DirectoryID.String())
 	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout = n.opts.HeartbeatTimeout, n.opts.ElectionTimeout, n.opts.LeaderLease
-	c.CommitTimeout = min(c.CommitTimeout, n.opts.HeartbeatTimeout/2)
+	c.CommitTimeout = n.opts.CommitTimeout
 	c.MaxAppendEntries = maxInFlight
 	c.BatchApplyCh = true
 	c.SnapshotThreshold, c.TrailingLogs, c.SnapshotInterval = n.opts.SnapshotEntries, n.opts.TrailingEntries, n.opts.SnapshotInterval
@@ -283,8 +383,8 @@ func (n *Node) stateComplete(logs *logStore, snaps *snapStore, metas []*raft.Sna
 	return applied >= state, nil
 }
 
-// Ready returns once this node leads and its image has all of the log, or once
-// another node leads.
+// Ready returns once this node's image had all that was committed at some time
+// since Open, and, if Options has a cluster id, the cluster is formatted.
 func (n *Node) Ready(ctx context.Context) error {
 	select {
 	case <-n.ready:
@@ -306,88 +406,6 @@ func (n *Node) Subscribe(fn func(old, new *metadata.Image, delta metadata.Delta)
 
 // Delivered implements metadata.Client.
 func (n *Node) Delivered(ctx context.Context, index uint64) error { return n.dispatch.wait(ctx, index) }
-
-// Propose implements metadata.Client.
-func (n *Node) Propose(ctx context.Context, cmd command.Command) (command.Result, error) {
-	data, err := command.Encode(cmd)
-	if err != nil {
-		return command.Result{}, err
-	}
-	if err := n.enter(ctx); err != nil {
-		return command.Result{}, err
-	}
-	future := n.raft.Apply(data, n.patience(ctx))
-	if err := n.await(ctx, future); err != nil {
-		return command.Result{}, fmt.Errorf("propose %s: %w", cmd.Kind(), err)
-	}
-	outcome := future.Response().(fsm.Outcome)
-	return outcome.Result, outcome.Err
-}
-
-// enter counts a call of Raft that will be answered; leave it when it was. Close
-// refuses new ones and waits for those under way, since Raft answers nobody whose
-// proposal it has not looked at when it shuts down.
-func (n *Node) enter(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	n.calls.Lock()
-	defer n.calls.Unlock()
-	if n.calls.closed {
-		return metadata.ErrClosed
-	}
-	n.calls.running.Add(1)
-	return nil
-}
-
-// patience is how long a proposal may wait to be taken by Raft.
-func (n *Node) patience(ctx context.Context) time.Duration {
-	const most = 30 * time.Second
-	if deadline, ok := ctx.Deadline(); ok {
-		return min(max(time.Until(deadline), time.Millisecond), most)
-	}
-	return most
-}
-
-// await waits for Raft's answer or the context, and leaves what enter entered.
-func (n *Node) await(ctx context.Context, f raft.Future) error {
-	answer := make(chan error, 1)
-	go func() {
-		defer n.calls.running.Done()
-		answer <- f.Error()
-	}()
-	select {
-	case err := <-answer:
-		return raftError(err)
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, ctx.Err())
-	case <-n.stopped:
-		return fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, metadata.ErrClosed)
-	}
-}
-
-// raftError says whether the command may have been applied.
-func raftError(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress), errors.Is(err, raft.ErrEnqueueTimeout):
-		return fmt.Errorf("%w: %w", metadata.ErrNotLeader, err)
-	default:
-		return fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, err)
-	}
-}
-
-// ReadBarrier implements metadata.Client.
-func (n *Node) ReadBarrier(ctx context.Context) error {
-	if err := n.enter(ctx); err != nil {
-		return err
-	}
-	if err := n.await(ctx, n.raft.Barrier(n.patience(ctx))); err != nil {
-		return fmt.Errorf("read barrier: %w", err)
-	}
-	return nil
-}
 
 // Entries implements metadata.Client.
 func (n *Node) Entries(ctx context.Context, tp record.TopicPartition) (manifest.Manifest, error) {
@@ -457,17 +475,18 @@ func (n *Node) StateHash() (uint64, [32]byte, error) {
 const drainTime = 5 * time.Second
 
 // Close stops the node. Every waiting call is answered. Readers of Pebble must be
-// done.
+// done. It does not hand the leadership over: TransferLeadership does, before.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {
-		n.drain()
-		err := n.raft.Shutdown().Error()
-		close(n.stopped)
-		<-n.watched
-		n.dispatch.close()
-		if c, ok := n.transport.(raft.WithClose); ok {
-			err = errors.Join(err, c.Close())
+		if n.opts.Link != nil {
+			n.endCalls()
 		}
+		n.drain()
+		<-n.watched
+		n.transport.stop()
+		err := n.raft.Shutdown().Error() // closes the transport too
+		close(n.stopped)
+		n.dispatch.close()
 		if err = errors.Join(err, n.closeStores()); err != nil {
 			n.closeErr = fmt.Errorf("close metadata node: %w", err)
 		}
@@ -482,6 +501,7 @@ func (n *Node) drain() {
 	n.calls.closed = true
 	n.calls.Unlock()
 	close(n.quit)
+	n.abandon()
 	idle := make(chan struct{})
 	go func() {
 		n.calls.running.Wait()

@@ -19,10 +19,13 @@ import (
 
 var testDirectory = uuid.MustParse("6f1a6b0e-8a52-4f0e-9b5c-0d2f3a4b5c6d")
 
+// alone begins a cluster of the one node of most tests.
+var alone = []Server{{DirectoryID: testDirectory, Voter: true}}
+
 func openNode(t testing.TB, opts Options) *Node {
 	t.Helper()
 	opts.DirectoryID = testDirectory
-	opts.BootstrapExpect = 1
+	opts.Bootstrap = alone
 	if opts.ClusterID == "" {
 		opts.ClusterID = "AAAAAAAAAAAAAAAAAAAAAA"
 	}

@@ -64,7 +64,7 @@ func TestSnapshotCutsTheLog(t *testing.T) {
 
 	// What cannot be given back is an error, not an empty cluster.
 	require.NoError(t, fs.RemoveAll("/data/meta/snapshots"))
-	_, err = Open(Options{FS: fs, Dir: "/data/meta", DirectoryID: testDirectory, BootstrapExpect: 1})
+	_, err = Open(Options{FS: fs, Dir: "/data/meta", DirectoryID: testDirectory, Bootstrap: alone})
 	require.ErrorIs(t, err, command.ErrCorrupt)
 	require.ErrorContains(t, err, "part of the directory was lost")
 }
@@ -76,7 +76,7 @@ func TestNodeWithoutItsLogRefuses(t *testing.T) {
 	register(t, n)
 	require.NoError(t, n.Close())
 	require.NoError(t, fs.RemoveAll("/data/meta/raft"))
-	_, err := Open(Options{FS: fs, Dir: "/data/meta", DirectoryID: testDirectory, BootstrapExpect: 1})
+	_, err := Open(Options{FS: fs, Dir: "/data/meta", DirectoryID: testDirectory, Bootstrap: alone})
 	require.ErrorContains(t, err, "part of the directory was lost")
 }
 
@@ -228,18 +228,21 @@ func TestProposeErrors(t *testing.T) {
 	// Nobody bootstraps: there is no leader.
 	n, err := Open(Options{FS: vfs.NewMem(), Dir: "/data/meta", DirectoryID: testDirectory})
 	require.NoError(t, err)
-	_, err = n.Propose(t.Context(), &command.PurgeTopic{Topic: record.NewTopicID()})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	_, err = n.Propose(ctx, &command.PurgeTopic{Topic: record.NewTopicID()})
 	require.ErrorIs(t, err, metadata.ErrNotLeader)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorIs(t, n.Ready(ctx), context.DeadlineExceeded)
-	cancel()
 	_, err = n.Propose(ctx, &command.PurgeTopic{Topic: record.NewTopicID()})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorIs(t, n.ReadBarrier(t.Context()), metadata.ErrNotLeader)
+	cancel()
+	waiting := make(chan error, 1)
+	go func() { waiting <- n.ReadBarrier(context.Background()) }()
 	require.NoError(t, n.Close())
+	require.ErrorIs(t, <-waiting, metadata.ErrClosed)
 	require.ErrorIs(t, n.Ready(t.Context()), metadata.ErrClosed)
 	_, err = Open(Options{FS: vfs.NewMem(), Dir: "/d"})
 	require.ErrorContains(t, err, "directory id")
-	_, err = Open(Options{FS: vfs.NewMem(), Dir: "/d", DirectoryID: uuid.New(), BootstrapExpect: 3})
-	require.ErrorContains(t, err, "bootstrap.expect")
+	_, err = Open(Options{FS: vfs.NewMem(), Dir: "/d", DirectoryID: uuid.New(), Bootstrap: alone})
+	require.ErrorIs(t, err, command.ErrInvalid)
 }

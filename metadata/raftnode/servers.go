@@ -1,0 +1,282 @@
+package raftnode
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+	"github.com/hashicorp/raft"
+
+	"github.com/firnlog/firn/metadata/command"
+)
+
+// Server is a member of the Raft configuration.
+type Server struct {
+	DirectoryID uuid.UUID
+	// Address is that of the cluster port, as it was when the server was added.
+	Address string
+	// Voter is false for one that only follows the log.
+	Voter bool
+}
+
+// ServerState is how far a server is, as the leader knows from its heartbeats.
+type ServerState struct {
+	Server
+	// LastIndex is the server's last log index, 0 if it was never heard of.
+	LastIndex uint64
+	// LastContact is when it answered last, CaughtUp a time at which it had all of
+	// the leader's log; zero if never under this leader. By the leader's clock.
+	LastContact, CaughtUp time.Time
+}
+
+// Quorum is what the leader knows of itself and the servers.
+type Quorum struct {
+	Leader uuid.UUID
+	Term   uint64
+	// LastIndex is the end of the leader's log, CommitIndex what of it is committed.
+	LastIndex, CommitIndex uint64
+	Servers                []ServerState
+}
+
+// ErrConflict says that the servers have changed since the index that a change of
+// them was decided at.
+var ErrConflict = errors.New("metadata: the servers have changed meanwhile")
+
+func serverID(dir uuid.UUID) raft.ServerID { return raft.ServerID(dir.String()) }
+
+// parseServer is uuid.Nil for the empty id of nobody.
+func parseServer(id raft.ServerID) uuid.UUID {
+	u, err := uuid.Parse(string(id))
+	if err != nil {
+		return uuid.Nil
+	}
+	return u
+}
+
+func fromRaft(s raft.Server) Server {
+	return Server{DirectoryID: parseServer(s.ID), Address: string(s.Address), Voter: s.Suffrage == raft.Voter}
+}
+
+// Leader returns the directory that leads, as far as this node knows.
+func (n *Node) Leader() (dir uuid.UUID, ok bool) {
+	_, id := n.raft.LeaderWithID()
+	dir = parseServer(id)
+	return dir, dir != uuid.Nil
+}
+
+// Servers returns the newest configuration that this node has, which may not be
+// committed yet, and its index, 0 if there is none.
+func (n *Node) Servers() ([]Server, uint64) {
+	// Raft answers this at once, from memory.
+	future := n.raft.GetConfiguration()
+	config := future.Configuration()
+	servers := make([]Server, 0, len(config.Servers))
+	for _, s := range config.Servers {
+		servers = append(servers, fromRaft(s))
+	}
+	return servers, future.Index()
+}
+
+// change is a change of one server, as it travels to the leader.
+type change struct {
+	Op        string    `json:"op"`
+	Directory uuid.UUID `json:"directory"`
+	Address   string    `json:"address,omitempty"`
+	// Prev is the index of the configuration that the change was decided at; 0 is
+	// any.
+	Prev uint64 `json:"prev,omitempty"`
+}
+
+// The operations of a change.
+const (
+	opVoter    = "voter"
+	opNonvoter = "nonvoter"
+	opDemote   = "demote"
+	opRemove   = "remove"
+	opTransfer = "transfer"
+)
+
+// AddVoter makes a server a voter, or notes its new address. It returns when the
+// change is committed. prev is the configuration's index that it was decided at
+// (Servers), 0 for any; the error is ErrConflict if there is a newer one. Like the
+// other changes it is forwarded to the leader, and waits for one as Propose does.
+func (n *Node) AddVoter(ctx context.Context, dir uuid.UUID, addr string, prev uint64) error {
+	return n.changeServers(ctx, change{opVoter, dir, addr, prev})
+}
+
+// AddNonvoter has a server follow the log, or notes its new address; a voter stays
+// one.
+func (n *Node) AddNonvoter(ctx context.Context, dir uuid.UUID, addr string, prev uint64) error {
+	return n.changeServers(ctx, change{opNonvoter, dir, addr, prev})
+}
+
+// Demote takes a server's vote; it goes on to follow the log.
+func (n *Node) Demote(ctx context.Context, dir uuid.UUID, prev uint64) error {
+	return n.changeServers(ctx, change{Op: opDemote, Directory: dir, Prev: prev})
+}
+
+// Remove takes a server out. A leader that removes itself steps down.
+func (n *Node) Remove(ctx context.Context, dir uuid.UUID, prev uint64) error {
+	return n.changeServers(ctx, change{Op: opRemove, Directory: dir, Prev: prev})
+}
+
+// TransferLeadership makes the voter that has most of the log the leader. It
+// returns when the present one has stepped down; an error if there is nobody else.
+func (n *Node) TransferLeadership(ctx context.Context) error {
+	return n.changeServers(ctx, change{Op: opTransfer})
+}
+
+func (n *Node) changeServers(ctx context.Context, c change) error {
+	body, err := json.Marshal(c)
+	if err == nil {
+		// Every change but a transfer may be repeated: it says what shall be.
+		err = n.retry(ctx, c.Op != opTransfer && c.Prev == 0, func(ctx context.Context) error {
+			if n.leads() {
+				return n.change(ctx, c)
+			}
+			_, err := n.callLeader(ctx, callServers, body)
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("metadata servers: %s %s: %w", c.Op, c.Directory, err)
+	}
+	return nil
+}
+
+func (n *Node) serveServers(ctx context.Context, body []byte) ([]byte, error) {
+	var c change
+	if err := json.Unmarshal(body, &c); err != nil {
+		return nil, fmt.Errorf("%w: %w", errRefusedCall, err)
+	}
+	return nil, n.change(ctx, c)
+}
+
+// change carries out a change where this node leads.
+func (n *Node) change(ctx context.Context, c change) error {
+	if c.Prev != 0 {
+		if _, index := n.Servers(); index != c.Prev {
+			return fmt.Errorf("%w: index %d, not %d", ErrConflict, index, c.Prev)
+		}
+	}
+	id, addr := serverID(c.Directory), raft.ServerAddress(c.Address)
+	switch c.Op {
+	case opVoter:
+		return n.await(ctx, n.raft.AddVoter(id, addr, c.Prev, left(ctx)))
+	case opNonvoter:
+		return n.await(ctx, n.raft.AddNonvoter(id, addr, c.Prev, left(ctx)))
+	case opDemote:
+		return n.await(ctx, n.raft.DemoteVoter(id, c.Prev, left(ctx)))
+	case opRemove:
+		return n.await(ctx, n.raft.RemoveServer(id, c.Prev, left(ctx)))
+	case opTransfer:
+		return n.transfer(ctx)
+	default:
+		return fmt.Errorf("%w: unknown change %q", errRefusedCall, c.Op)
+	}
+}
+
+// transfer hands the leadership over. Whatever goes wrong, no command is lost.
+func (n *Node) transfer(ctx context.Context) error {
+	servers, _ := n.Servers()
+	for _, s := range servers {
+		if s.Voter && s.DirectoryID != n.opts.DirectoryID {
+			return n.await(ctx, n.raft.LeadershipTransfer())
+		}
+	}
+	return fmt.Errorf("%w: there is no other voter", errRefusedCall)
+}
+
+// Quorum asks the leader how far the servers are. It waits for a leader as Propose
+// does.
+func (n *Node) Quorum(ctx context.Context) (Quorum, error) {
+	var q Quorum
+	err := n.retry(ctx, true, func(ctx context.Context) error {
+		if n.leads() {
+			q = n.quorum()
+			return nil
+		}
+		answer, err := n.callLeader(ctx, callQuorum, nil)
+		if err != nil {
+			return err
+		}
+		q = Quorum{}
+		return json.Unmarshal(answer, &q)
+	})
+	if err != nil {
+		return Quorum{}, fmt.Errorf("metadata quorum: %w", err)
+	}
+	return q, nil
+}
+
+func (n *Node) serveQuorum(context.Context, []byte) ([]byte, error) { return json.Marshal(n.quorum()) }
+
+// quorum is the leader's view.
+func (n *Node) quorum() Quorum {
+	q := Quorum{Leader: n.opts.DirectoryID, Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex(), CommitIndex: n.raft.CommitIndex()}
+	servers, _ := n.Servers()
+	for _, s := range servers {
+		state := ServerState{Server: s}
+		if s.DirectoryID == n.opts.DirectoryID {
+			now := time.Now()
+			state.LastIndex, state.LastContact, state.CaughtUp = q.LastIndex, now, now
+		} else {
+			p := n.transport.progress(serverID(s.DirectoryID))
+			state.LastIndex, state.LastContact, state.CaughtUp = p.lastIndex, p.contact, p.caughtUp
+		}
+		q.Servers = append(q.Servers, state)
+	}
+	return q
+}
+
+// HasState reports whether dir holds Raft state: entries, a vote or a snapshot. A
+// node without it may begin a cluster, or join one. It must not be open.
+func HasState(files vfs.FS, dir string) (has bool, err error) {
+	logDir := files.PathJoin(dir, "raft")
+	switch desc, err := pebble.Peek(logDir, files); {
+	case errors.Is(err, fs.ErrNotExist), err == nil && !desc.Exists:
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("raft log in %s: %w", dir, err)
+	}
+	snaps := &snapStore{fs: files, dir: files.PathJoin(dir, "snapshots")}
+	names, err := files.List(snaps.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("snapshots in %s: %w", dir, err)
+	}
+	if len(names) > 0 {
+		return true, nil
+	}
+	db, err := pebble.Open(logDir, &pebble.Options{FS: files, ReadOnly: true, FormatMajorVersion: pebble.FormatNewest})
+	if err != nil {
+		return false, fmt.Errorf("raft log in %s: %w", dir, err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	logs := &logStore{db: db}
+	if logs.mu.first, logs.mu.last, err = logs.bounds(); err != nil {
+		return false, err
+	}
+	return raft.HasExistingState(logs, logs, noSnapshots{})
+}
+
+// noSnapshots is a snapshot store without any.
+type noSnapshots struct{ raft.SnapshotStore }
+
+// List implements raft.SnapshotStore.
+func (noSnapshots) List() ([]*raft.SnapshotMeta, error) { return nil, nil }
+
+// checkBootstrap says what is wrong with the servers that begin a cluster.
+func checkBootstrap(servers []Server, self uuid.UUID) error {
+	for _, s := range servers {
+		if s.DirectoryID == self && s.Voter {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: this node is no voter among the servers that begin the cluster", command.ErrInvalid)
+}

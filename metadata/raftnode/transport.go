@@ -1,0 +1,421 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/hashicorp/raft"
+
+	"github.com/firnlog/firn/metadata/link"
+)
+
+const (
+	// rpcTimeout bounds one RPC of Raft, and how long a heartbeat stays in a
+	// connection that leads nowhere. Snapshots have this much per 256 KiB.
+	rpcTimeout = 2 * time.Second
+	// rpcPool is how many idle connections to each peer are kept: one for
+	// heartbeats, one for votes and lone entries.
+	rpcPool = 2
+	// holdTime bounds how long entries for a peer that does not answer heartbeats
+	// are held back.
+	holdTime = time.Minute
+)
+
+// network is what Raft needs of what carries its RPCs.
+type network interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+}
+
+// transport stands between Raft and the network. It
+//
+//   - finds a server's present address, and never speaks to another directory than
+//     the one that is meant: a wiped node at an old address must not vote for, or
+//     acknowledge in the place of, the voter that it was;
+//   - hands RPCs to Raft that come from this node itself (elect);
+//   - notes, from heartbeats, how far each follower is;
+//   - holds entries back from a peer whose heartbeats fail, until they succeed.
+//     Raft would try by itself, and wait longer with each failure: up to 10 s more
+//     after the peer is back.
+//
+// Its one goroutine passes RPCs on.
+type transport struct {
+	network
+	// resolve finds the address of a server, given the one that Raft has stored.
+	resolve func(id raft.ServerID, stored raft.ServerAddress) raft.ServerAddress
+	// streams is nil without a network.
+	streams *streams
+	rpcs    chan raft.RPC
+	quit    chan struct{}
+	done    chan struct{}
+	once    sync.Once
+
+	mu struct {
+		sync.Mutex
+		stopped bool
+		// woken is closed, and replaced, to let held entries go.
+		woken chan struct{}
+		peers map[raft.ServerID]*peer
+		// lastIndex is the end of our own log; nil before Raft runs.
+		lastIndex func() uint64
+	}
+}
+
+// peer is what the leader knows of one server from its heartbeats.
+type peer struct {
+	down bool
+	// lastIndex is the peer's last log index at contact; caughtUp is when the
+	// heartbeat left that found all there that the leader had then.
+	lastIndex         uint64
+	contact, caughtUp time.Time
+}
+
+func newTransport(inner network, s *streams, resolve func(raft.ServerID, raft.ServerAddress) raft.ServerAddress) *transport {
+	t := &transport{network: inner, streams: s, resolve: resolve, rpcs: make(chan raft.RPC), quit: make(chan struct{}), done: make(chan struct{})}
+	t.mu.woken = make(chan struct{})
+	t.mu.peers = map[raft.ServerID]*peer{}
+	go t.run()
+	return t
+}
+
+// run passes the network's RPCs to Raft, in order.
+func (t *transport) run() {
+	defer close(t.done)
+	for {
+		select {
+		case rpc := <-t.network.Consumer():
+			select {
+			case t.rpcs <- rpc:
+			case <-t.quit:
+				return
+			}
+		case <-t.quit:
+			return
+		}
+	}
+}
+
+// Consumer implements raft.Transport.
+func (t *transport) Consumer() <-chan raft.RPC { return t.rpcs }
+
+// elect makes this node a candidate at once: the RPC by which a leader hands over,
+// from the node to itself. For a voter that is alone.
+func (t *transport) elect(header raft.RPCHeader) error {
+	answer := make(chan raft.RPCResponse, 1)
+	select {
+	case t.rpcs <- raft.RPC{Command: &raft.TimeoutNowRequest{RPCHeader: header}, RespChan: answer}:
+	case <-t.quit:
+		return raft.ErrTransportShutdown
+	}
+	select {
+	case r := <-answer:
+		return r.Error
+	case <-t.quit:
+		return raft.ErrTransportShutdown
+	}
+}
+
+// isHeartbeat tells heartbeats from other AppendEntries, as Raft's transport does.
+func isHeartbeat(r *raft.AppendEntriesRequest) bool {
+	return r.PrevLogEntry == 0 && r.PrevLogTerm == 0 && len(r.Entries) == 0 && r.LeaderCommitIndex == 0
+}
+
+// AppendEntries implements raft.Transport.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if !isHeartbeat(args) {
+		t.hold(id)
+		return t.network.AppendEntries(id, t.resolve(id, target), args, resp)
+	}
+	sent, end := time.Now(), t.end()
+	err := t.network.AppendEntries(id, t.resolve(id, target), args, resp)
+	t.heard(id, sent, end, resp, err)
+	return err
+}
+
+func (t *transport) end() uint64 {
+	t.mu.Lock()
+	fn := t.mu.lastIndex
+	t.mu.Unlock()
+	if fn == nil {
+		return 0
+	}
+	return fn()
+}
+
+// heard notes what became of a heartbeat that was sent when our log ended at end.
+func (t *transport) heard(id raft.ServerID, sent time.Time, end uint64, resp *raft.AppendEntriesResponse, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peerLocked(id)
+	if err != nil {
+		p.down = true
+		return
+	}
+	p.lastIndex, p.contact = resp.LastLog, time.Now()
+	if resp.LastLog >= end {
+		p.caughtUp = sent
+	}
+	if p.down {
+		p.down = false
+		t.wakeLocked()
+	}
+}
+
+func (t *transport) peerLocked(id raft.ServerID) *peer {
+	p := t.mu.peers[id]
+	if p == nil {
+		p = &peer{}
+		t.mu.peers[id] = p
+	}
+	return p
+}
+
+// started tells of the Raft that runs on this transport.
+func (t *transport) started(r *raft.Raft) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.lastIndex = r.LastIndex
+}
+
+// progress is what the heartbeats told of a server since this node leads.
+func (t *transport) progress(id raft.ServerID) peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.mu.peers[id]; p != nil {
+		return *p
+	}
+	return peer{}
+}
+
+// hold waits while a peer does not answer heartbeats.
+func (t *transport) hold(id raft.ServerID) {
+	t.mu.Lock()
+	p, woken := t.mu.peers[id], t.mu.woken
+	wait := p != nil && p.down && !t.mu.stopped
+	t.mu.Unlock()
+	if !wait {
+		return
+	}
+	timer := time.NewTimer(holdTime)
+	defer timer.Stop()
+	select {
+	case <-woken:
+	case <-timer.C:
+	}
+}
+
+// reset forgets what heartbeats told, and lets held entries go: the leadership
+// changed.
+func (t *transport) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.mu.peers)
+	t.wakeLocked()
+}
+
+func (t *transport) wakeLocked() {
+	close(t.mu.woken)
+	t.mu.woken = make(chan struct{})
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+	return t.network.AppendEntriesPipeline(id, t.resolve(id, target))
+}
+
+// RequestVote implements raft.Transport.
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	return t.network.RequestVote(id, t.resolve(id, target), args, resp)
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	return t.network.RequestPreVote(id, t.resolve(id, target), args, resp)
+}
+
+// InstallSnapshot implements raft.Transport.
+func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	return t.network.InstallSnapshot(id, t.resolve(id, target), args, resp, data)
+}
+
+// TimeoutNow implements raft.Transport.
+func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	return t.network.TimeoutNow(id, t.resolve(id, target), args, resp)
+}
+
+// stop ends every RPC under way and to come, so that Raft, which waits for them,
+// can shut down.
+func (t *transport) stop() {
+	t.mu.Lock()
+	t.mu.stopped = true
+	t.wakeLocked()
+	t.mu.Unlock()
+	if t.streams != nil {
+		t.streams.hangUp()
+	}
+}
+
+// Close implements raft.WithClose. Raft calls it when it is shut down.
+func (t *transport) Close() error {
+	var err error
+	t.once.Do(func() {
+		t.stop()
+		err = t.network.Close()
+		close(t.quit)
+		<-t.done
+	})
+	return err
+}
+
+// streams carries Raft over a link (raft.StreamLayer). Addresses given to Dial are
+// those of targetAddress.
+type streams struct {
+	link  *link.Link
+	conns chan net.Conn
+	quit  chan struct{}
+
+	mu struct {
+		sync.Mutex
+		closed bool
+		open   map[*raftConn]struct{}
+	}
+	// dialling bounds dials to the time until hangUp.
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+var _ raft.StreamLayer = (*streams)(nil)
+
+func newStreams(l *link.Link) *streams {
+	s := &streams{link: l, conns: make(chan net.Conn), quit: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.mu.open = map[*raftConn]struct{}{}
+	l.HandleStream(link.KindRaft, s.serve)
+	return s
+}
+
+// targetAddress names a server by directory and address, for Dial to check.
+func targetAddress(id raft.ServerID, addr string) raft.ServerAddress {
+	return raft.ServerAddress(string(id) + "@" + addr)
+}
+
+// raftConn is a stream of Raft; closed when it is.
+type raftConn struct {
+	net.Conn
+	streams *streams
+	closed  chan struct{}
+	once    sync.Once
+}
+
+// Close implements net.Conn.
+func (c *raftConn) Close() error {
+	c.once.Do(func() {
+		c.streams.mu.Lock()
+		delete(c.streams.mu.open, c)
+		c.streams.mu.Unlock()
+		close(c.closed)
+	})
+	return c.Conn.Close()
+}
+
+// add notes an open stream; it is closed at once after hangUp.
+func (s *streams) add(conn net.Conn) (*raftConn, error) {
+	c := &raftConn{Conn: conn, streams: s, closed: make(chan struct{})}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		conn.Close()
+		return nil, raft.ErrTransportShutdown
+	}
+	s.mu.open[c] = struct{}{}
+	return c, nil
+}
+
+// serve takes an accepted stream from the link, until it is closed.
+func (s *streams) serve(conn net.Conn, _ link.Peer) {
+	c, err := s.add(conn)
+	if err != nil {
+		return // at shutdown
+	}
+	select {
+	case s.conns <- c:
+		<-c.closed
+	case <-s.quit:
+		conn.Close()
+	}
+}
+
+// Accept implements net.Listener.
+func (s *streams) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.conns:
+		return c, nil
+	case <-s.quit:
+		return nil, raft.ErrTransportShutdown
+	}
+}
+
+// Dial implements raft.StreamLayer.
+func (s *streams) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	want, addr, ok := strings.Cut(string(address), "@")
+	directory, err := uuid.Parse(want)
+	if !ok || err != nil {
+		return nil, fmt.Errorf("raft address %q is not of a directory", address)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	defer cancel()
+	conn, p, err := s.link.Dial(ctx, addr, link.KindRaft)
+	if err != nil {
+		return nil, err
+	}
+	if p.DirectoryID != directory {
+		conn.Close()
+		return nil, fmt.Errorf("%w: %s is of directory %s, not of %s", errOtherServer, addr, p.DirectoryID, directory)
+	}
+	return s.add(conn)
+}
+
+// errOtherServer says that another server answers at an address.
+var errOtherServer = errors.New("another server")
+
+// hangUp closes all streams, and refuses new ones.
+func (s *streams) hangUp() {
+	s.cancel()
+	s.mu.Lock()
+	s.mu.closed = true
+	var open []*raftConn
+	for c := range s.mu.open {
+		open = append(open, c)
+	}
+	s.mu.Unlock()
+	for _, c := range open {
+		_ = c.Close() // a broken stream is as good as a closed one
+	}
+}
+
+// Close implements net.Listener.
+func (s *streams) Close() error {
+	s.hangUp()
+	close(s.quit)
+	return nil
+}
+
+// Addr implements net.Listener.
+func (s *streams) Addr() net.Addr { return linkAddr(s.link.Addr()) }
+
+// linkAddr is the address of a link.
+type linkAddr string
+
+// Network implements net.Addr.
+func (linkAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a linkAddr) String() string { return string(a) }
