@@ -40,6 +40,12 @@ func Cases() []Case {
 		{"start", "start empty", startEmpty},
 		{"restart", "restart after kill -9 with 20 GB of log", restart},
 		{"memory", "memory idle, with connections, with partitions", memoryUse},
+		{"failover", "new leaders after kill -9 and after a blackhole, three brokers", failover},
+		{"replicated", "produce at factor 3", replicated},
+		{"rolling", "produce during a rolling restart", rolling},
+		{"move", "moving a partition of 20 GB of which 64 MB are hot", move},
+		{"many", "failover of a third of 10,000 partitions", manyPartitions},
+		{"commits", "metadata commits", metadataCommits},
 	}
 }
 
