@@ -115,6 +115,9 @@ func (b *Broker) Exited() <-chan struct{} { return b.proc.exited }
 // Pid is the process of this life.
 func (b *Broker) Pid() int { return b.proc.cmd.Process.Pid }
 
+// ExitCode is that of the last life, which has ended; -1 after a signal.
+func (b *Broker) ExitCode() int { return b.proc.cmd.ProcessState.ExitCode() }
+
 func (b *Broker) signal(s os.Signal) error {
 	if b.proc == nil {
 		return nil

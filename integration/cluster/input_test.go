@@ -1,0 +1,107 @@
+package cluster
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/firnlog/firn/integration/fleet"
+	"github.com/firnlog/firn/integration/harness"
+)
+
+// files are the files below a directory and their sizes; those of Raft and of logs
+// that a refused start might have touched are among them.
+func files(t *testing.T, dir string) map[string]int64 {
+	t.Helper()
+	all := map[string]int64{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		all[path] = info.Size()
+		return err
+	})
+	if os.IsNotExist(err) {
+		return all
+	}
+	require.NoError(t, err)
+	return all
+}
+
+// refused starts a broker that must not come up, and holds that it says why and
+// leaves its data directory as it was.
+func refused(t *testing.T, b *fleet.Broker, reasons ...string) {
+	t.Helper()
+	before := files(t, b.DataDir)
+	require.NoError(t, b.Launch())
+	select {
+	case <-b.Exited():
+	case <-time.After(harnessLimit):
+		require.NoError(t, b.Kill())
+		t.Fatalf("broker %d was not refused; its log:\n%s", b.ID, logOf(t, b))
+	}
+	require.Positive(t, b.ExitCode())
+	log := logOf(t, b)
+	for _, reason := range reasons {
+		require.Contains(t, log, reason)
+	}
+	require.Equal(t, before, files(t, b.DataDir), "a refused start wrote")
+}
+
+func logOf(t *testing.T, b *fleet.Broker) string {
+	t.Helper()
+	log, err := os.ReadFile(b.LogFile)
+	require.NoError(t, err)
+	return string(log)
+}
+
+// TestStrangersAreRefused starts brokers that must not be in the cluster beside
+// one that works.
+func TestStrangersAreRefused(t *testing.T) {
+	if !long() {
+		t.Parallel()
+	}
+	c := harness.StartCluster(t, harness.ClusterOptions{Set: settings()})
+	stranger := func(set ...string) *fleet.Broker {
+		b, err := c.Add()
+		require.NoError(t, err)
+		b.Set = set
+		return b
+	}
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	refused(t, stranger("node.id=2"), "node.id 2")
+	refused(t, stranger("gossip.key="+base64.StdEncoding.EncodeToString(key)), "gossip.key")
+	refused(t, stranger("cluster.id=AAAAAAAAAAAAAAAAAAAAAQ"), "cluster")
+
+	// One that was in another cluster before.
+	other := harness.StartCluster(t, harness.ClusterOptions{Brokers: 1, Set: settings()})
+	other.StopBroker(other.Brokers[0])
+	moved := stranger()
+	moved.DataDir = other.Brokers[0].DataDir
+	moved.Set = []string{"node.id=1"}
+	refused(t, moved)
+
+	// One of the cluster's own that changed.
+	b := c.Brokers[2]
+	c.CreateTopic(topicName, partitions, 3, tiered...)
+	c.StopBroker(b)
+	b.Set = []string{"node.id=9"}
+	refused(t, b, "node.id")
+	b.Set = []string{"object.store.url=fs://" + filepath.Join(t.TempDir(), "elsewhere")}
+	refused(t, b, "object.store.url")
+	b.Set = nil
+	c.StartBroker(b)
+	c.AwaitWhole()
+	topics, err := kadm.NewClient(c.Client()).ListTopics(t.Context())
+	require.NoError(t, err)
+	require.True(t, topics.Has(topicName))
+}
