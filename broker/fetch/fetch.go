@@ -4,14 +4,19 @@
 //
 // A fetch runs on the caller's goroutine as far as the local disk goes. It takes
 // a goroutine only while it reads from the bucket, and none while it waits: then
-// it stands in the watch lists of its partitions with one timer.
+// it stands in its session, or without one in the watch lists of its partitions,
+// with one timer.
 //
-// Session (KIP-227) keeps, per client, what an incremental fetch leaves out.
+// Session (KIP-227) keeps, per client, what an incremental fetch leaves out, and
+// knows which of its partitions have something to tell: an incremental fetch
+// looks at these alone. A full fetch looks at all that it names.
+//
+// Followers fetch as consumers do (partition.Read.Replica), but are answered as
+// soon as the watermark has moved, since they learn it in no other way.
 package fetch
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -19,6 +24,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/commitlog/producer"
 	"github.com/firnlog/firn/record"
@@ -31,7 +37,21 @@ type Want struct {
 	Read partition.Read // MaxBytes is the partition's limit; AtLeastOne is set by the planner
 	// Err, if set, is the partition's answer: it could not even be looked up.
 	Err error
+	// Told is the watermark that a follower was told last, −1 for none: it is
+	// answered when there is another. UnknownWatermark is whichever the first look
+	// finds. A session knows it, and fills it in.
+	Told record.Offset
+	// OutOfSync is a follower that is not in the ISR. It is looked at by each fetch
+	// of its session, though nothing was found: by that the leader finds when it may
+	// join.
+	OutOfSync bool
+	// Throttled, if set, keeps records back while too much was sent under it, but
+	// not from followers in sync (KIP-73). Whoever sends the answer counts.
+	Throttled *Throttle
 }
+
+// UnknownWatermark is a follower's Want.Told where there is no session to know.
+const UnknownWatermark record.Offset = -2
 
 // Got is the answer for one partition. Local or Remote holds the batches, or
 // neither where there is no data.
@@ -43,6 +63,9 @@ type Got struct {
 	Aborted   []producer.Aborted // nil unless the reader is read_committed
 	Local     commitlog.Slice
 	Remote    *remote.Result
+	// Preferred is the replica that the reader had better ask, with no records
+	// from here; −1 for none.
+	Preferred int32
 
 	// turn: the first of the fetch that has records, and they are in the bucket.
 	turn bool
@@ -65,16 +88,26 @@ func (g *Got) Release() {
 	g.Local, g.Remote = commitlog.Slice{}, nil
 }
 
-// Request is one fetch. Done is called once with the answers in the order of
-// Wants, from any goroutine; the callee owns them and must release each.
+// Request is one fetch. Done is called once with the answers, from any
+// goroutine; the callee owns them and must release each. They are in the order of
+// Wants, or for an incremental fetch in that of Plan.Parts as it is by then.
 type Request struct {
-	Ctx      context.Context // ends when the client has gone
-	Wants    []Want
+	Ctx context.Context // ends when the client has gone
+	// Wants are the partitions of a full fetch.
+	Wants []Want
+	// Plan is that of an incremental fetch, nil for a full one. Resolve finds its
+	// partitions in the metadata of the moment, at each look.
+	Plan    *Plan
+	Resolve func([]SessionPartition, []Want) []Want // appends to the second
+
 	MinBytes int64
 	MaxBytes int64
 	MaxWait  time.Duration
 	// Stream names the reader for read-ahead: one connection.
 	Stream uint64
+	// Prefer finds the replica that a consumer had better read from, −1 for this
+	// one. It is asked where this broker leads; nil asks nobody.
+	Prefer func(p *partition.Partition, from record.Offset) int32
 	// NoData answers watermarks and errors without records (a throttled client).
 	NoData bool
 	Done   func([]Got)
@@ -104,6 +137,10 @@ type Options struct {
 	// RemoteWait is the least time a fetch waits for the bucket
 	// (remote.fetch.max.wait.ms).
 	RemoteWait time.Duration
+	// Lease is the broker's lease at the controller, nil for one that never ends.
+	// While it is not valid the partitions answer errors, without telling their
+	// watchers of that: each fetch looks at all of its session then.
+	Lease interface{ Valid() bool }
 }
 
 // Service answers fetches.
@@ -141,6 +178,9 @@ func (s *Service) Close() {
 func (s *Service) Fetch(r *Request) {
 	r.MaxBytes = min(r.MaxBytes, s.opts.MaxBytes)
 	deadline := time.Now().Add(r.MaxWait)
+	if r.Plan != nil && s.opts.Lease != nil && !s.opts.Lease.Valid() {
+		r.Plan.allReady()
+	}
 	got, v := s.plan(r)
 	if v.cold {
 		s.goCold(r, got, deadline)
@@ -156,268 +196,126 @@ func (s *Service) Fetch(r *Request) {
 
 // verdict is what a plan means for the fetch as a whole.
 type verdict struct {
-	done bool // enough bytes, an error or a divergence
+	done bool // enough bytes, or something that is told at once
 	cold bool // some partition must be read from the bucket
 }
 
-// plan reads every partition once, in order, within the limits.
+// plan looks once: at every partition of a full fetch, at what is ready of an
+// incremental one, in order, within the limits.
 func (s *Service) plan(r *Request) ([]Got, verdict) {
+	l := planner{r: r, left: r.MaxBytes}
+	if r.Plan != nil {
+		l.done = !r.Plan.look()
+		r.Wants = r.Resolve(r.Plan.Parts, r.Wants[:0])
+		for i := range r.Wants {
+			r.Wants[i].Told = r.Plan.Parts[i].toldWatermark
+		}
+	} else if len(r.Wants) == 0 {
+		l.done = true // there is nothing to wait for
+	}
 	got := make([]Got, len(r.Wants))
-	var v verdict
-	left := r.MaxBytes
-	var total int64
 	for i := range r.Wants {
 		w := &r.Wants[i]
-		g := &got[i]
-		g.TP = w.TP
-		if w.Err != nil {
-			g.Err, v.done = w.Err, true
-			continue
+		var p *partition.Partition
+		if w.Err == nil {
+			p = s.opts.Partitions.Get(w.TP)
 		}
-		p := s.opts.Partitions.Get(w.TP)
-		if p == nil {
-			g.Err, v.done = kerr.NotLeaderForPartition, true
-			continue
+		if r.Plan != nil {
+			r.Plan.watch(i, p)
 		}
-		rd := w.Read
-		rd.MaxBytes = int(min(int64(rd.MaxBytes), max(left, 0)))
-		rd.AtLeastOne = total == 0
-		if r.NoData || (rd.MaxBytes == 0 && !rd.AtLeastOne) {
-			// The limits are used up; the watermarks are told all the same.
-			rd.MaxBytes, rd.AtLeastOne = 0, false
+		idle := l.read(p, w, &got[i])
+		if r.Plan != nil {
+			r.Plan.looks[i].idle = idle && !w.OutOfSync
 		}
-		res, err := p.Read(rd)
-		g.State, g.Diverging, g.Err = res.State, res.Diverging, err
-		if err != nil || g.Diverging != nil {
-			v.done = true
-			continue
-		}
-		g.Aborted = res.Aborted
-		if res.Remote {
-			if r.NoData || (rd.MaxBytes == 0 && !rd.AtLeastOne) {
-				continue
-			}
-			if !v.cold && total == 0 {
-				// It is read after those on disk, though its turn comes before theirs:
-				// they leave it a share, or they could fill each answer for ever.
-				g.turn = true
-				left -= min(int64(rd.MaxBytes), left/2)
-			}
-			v.cold = true
-			continue
-		}
-		g.Local = res.Slice
-		total += g.Local.Bytes
-		left -= g.Local.Bytes
 	}
-	if total >= r.MinBytes && (total > 0 || r.MinBytes <= 0) {
-		v.done = true
+	if r.Plan != nil && len(got) > 0 {
+		r.Plan.settle(got)
 	}
-	return got, v
+	if l.total >= r.MinBytes && (l.total > 0 || r.MinBytes <= 0) {
+		l.done = true
+	}
+	return got, l.verdict
 }
+
+// planner is the state of one plan.
+type planner struct {
+	verdict
+	r     *Request
+	left  int64 // of the limit
+	total int64 // bytes found on the local disk
+}
+
+// read reads one partition, nil where this broker has none. idle says that there
+// is nothing to tell of it but its watermark and log start.
+func (l *planner) read(p *partition.Partition, w *Want, g *Got) (idle bool) {
+	g.TP, g.Preferred = w.TP, -1
+	if w.Err != nil {
+		g.Err, l.done = w.Err, true
+		return false
+	}
+	if p == nil {
+		g.Err, l.done = kerr.NotLeaderForPartition, true
+		return false
+	}
+	rd := w.Read
+	rd.MaxBytes = int(min(int64(rd.MaxBytes), max(l.left, 0)))
+	rd.AtLeastOne = l.total == 0
+	if l.r.NoData || (rd.MaxBytes == 0 && !rd.AtLeastOne) || w.held() {
+		// The limits are used up; the watermarks are told all the same.
+		rd.MaxBytes, rd.AtLeastOne = 0, false
+	}
+	res, err := p.Read(rd)
+	g.State, g.Diverging, g.Err = res.State, res.Diverging, err
+	if err != nil || g.Diverging != nil {
+		l.done = true
+		return false
+	}
+	g.Aborted = res.Aborted
+	if l.r.Prefer != nil && res.State.Role == replica.Leader {
+		if g.Preferred = l.r.Prefer(p, rd.From); g.Preferred >= 0 {
+			res.Slice.Release()
+			l.done = true
+			return false
+		}
+	}
+	if rd.Replica != nil {
+		l.tell(w, res.State.HighWatermark)
+	}
+	if res.Remote {
+		if rd.MaxBytes == 0 && !rd.AtLeastOne {
+			return false
+		}
+		if !l.cold && l.total == 0 {
+			// It is read after those on disk, though its turn comes before theirs:
+			// they leave it a share, or they could fill each answer for ever.
+			g.turn = true
+			l.left -= min(int64(rd.MaxBytes), l.left/2)
+		}
+		l.cold = true
+		return false
+	}
+	g.Local = res.Slice
+	l.total += g.Local.Bytes
+	l.left -= g.Local.Bytes
+	return rd.From >= res.UpTo
+}
+
+// tell has a follower answered that does not know the watermark yet.
+func (l *planner) tell(w *Want, watermark record.Offset) {
+	switch w.Told {
+	case watermark:
+	case UnknownWatermark:
+		w.Told = watermark
+	default:
+		l.done = true
+	}
+}
+
+// held says that a throttle keeps the records of a partition back.
+func (w *Want) held() bool { return w.Throttled != nil && w.OutOfSync && w.Throttled.Exceeded() }
 
 func release(got []Got) {
 	for i := range got {
 		got[i].Release()
-	}
-}
-
-// waiter is a fetch that waits. It is in the watch list of each of its
-// partitions until it is answered.
-type waiter struct {
-	s     *Service
-	r     *Request
-	timer *time.Timer
-	stops [2]func() bool // end the watch on the client's context and on Drain
-
-	mu      sync.Mutex
-	parts   []*partition.Partition
-	done    bool
-	running bool // a goroutine plans
-	again   bool // something moved while it did
-}
-
-func (s *Service) wait(r *Request, deadline time.Time) {
-	w := &waiter{s: s, r: r, running: true}
-	for i := range r.Wants {
-		if p := s.opts.Partitions.Get(r.Wants[i].TP); p != nil {
-			w.parts = append(w.parts, p)
-			p.Watch(w)
-		}
-	}
-	w.timer = time.AfterFunc(time.Until(deadline), func() { w.run(true) })
-	w.stops[0] = context.AfterFunc(r.Ctx, func() { w.run(true) })
-	w.stops[1] = context.AfterFunc(s.draining, func() { w.run(true) })
-	// What moved between the plan and the watch is found by planning once more.
-	w.replan(false)
-}
-
-// Moved is called by a partition that has more to read or a new leader.
-func (w *waiter) Moved() { w.run(false) }
-
-func (w *waiter) run(final bool) {
-	w.mu.Lock()
-	if w.done {
-		w.mu.Unlock()
-		return
-	}
-	if w.running {
-		w.again = true
-		if final {
-			w.r.MaxWait = 0 // read under mu by replan
-		}
-		w.mu.Unlock()
-		return
-	}
-	w.running = true
-	w.mu.Unlock()
-	w.replan(final)
-}
-
-// replan plans until nothing moves while it does. REQUIRES: w.running was set by
-// the caller.
-func (w *waiter) replan(final bool) {
-	for {
-		got, v := w.s.plan(w.r)
-		w.mu.Lock()
-		final = final || w.r.MaxWait == 0
-		if v.done || v.cold || final {
-			w.done = true
-			w.mu.Unlock()
-			w.leave()
-			if v.cold && !final {
-				w.s.goCold(w.r, got, time.Now())
-				return
-			}
-			w.r.Done(got)
-			return
-		}
-		again := w.again
-		w.again = false
-		w.running = again
-		w.mu.Unlock()
-		release(got)
-		if !again {
-			return
-		}
-	}
-}
-
-func (w *waiter) leave() {
-	w.timer.Stop()
-	w.stops[0]()
-	w.stops[1]()
-	for _, p := range w.parts {
-		p.Unwatch(w)
-	}
-}
-
-// goCold finishes a fetch that needs the bucket, on a goroutine of its own.
-func (s *Service) goCold(r *Request, got []Got, deadline time.Time) {
-	if until := time.Now().Add(s.opts.RemoteWait); deadline.Before(until) {
-		deadline = until
-	}
-	if s.opts.Remote == nil {
-		for i := range got {
-			if needsRemote(&got[i], &r.Wants[i]) {
-				got[i].Err = kerr.KafkaStorageError
-			}
-		}
-		r.Done(got)
-		return
-	}
-	s.wg.Go(func() {
-		ctx, cancel := context.WithDeadline(r.Ctx, deadline)
-		defer cancel()
-		defer context.AfterFunc(s.ctx, cancel)()
-		s.readCold(ctx, r, got)
-		r.Done(got)
-	})
-}
-
-// needsRemote reports whether what a partition was asked for is in the bucket
-// alone; one that has nothing new does not.
-func needsRemote(g *Got, w *Want) bool {
-	return g.Err == nil && g.Diverging == nil && g.Local.Bytes == 0 && g.Remote == nil &&
-		w.Read.From < g.State.LocalStart && w.Read.From >= g.State.LogStart
-}
-
-// readCold reads the partitions that are in the bucket, in order, within what
-// the limits leave. One that does not come in time answers no data: the fill of
-// the cache goes on, and the client's next fetch finds it.
-func (s *Service) readCold(ctx context.Context, r *Request, got []Got) {
-	var total int64
-	for i := range got {
-		total += got[i].Local.Bytes
-	}
-	select {
-	case s.cold <- struct{}{}:
-		defer func() { <-s.cold }()
-	case <-ctx.Done():
-		return
-	}
-	var cold []int
-	for i := range got {
-		if needsRemote(&got[i], &r.Wants[i]) {
-			cold = append(cold, i)
-		}
-	}
-	for _, i := range cold {
-		s.opts.Remote.Hint(coldRequest(r, i, &got[i], int64(r.Wants[i].Read.MaxBytes), true))
-	}
-	for _, i := range cold {
-		g, w := &got[i], &r.Wants[i]
-		limit, least := min(int64(w.Read.MaxBytes), r.MaxBytes-total), total == 0 || g.turn
-		if limit <= 0 && !least {
-			continue
-		}
-		res, err := s.opts.Remote.Read(ctx, coldRequest(r, i, g, max(limit, 0), least))
-		switch {
-		case err == nil && res.Bytes == 0 && res.Next > w.Read.From:
-			res.Release()
-			s.readBehindGap(g, w, res.Next, limit, least)
-			total += g.Local.Bytes
-		case err == nil:
-			g.Remote = res
-			g.Aborted = append(g.Aborted, res.Aborted...)
-			total += res.Bytes
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, remote.ErrNotFound):
-			// Deleted or moved between the look and the read; the client asks again.
-			s.opts.Logger.Debug("remote read found no entry", "tp", w.TP, "offset", w.Read.From)
-		default:
-			s.opts.Logger.Warn("remote read failed", "tp", w.TP, "offset", w.Read.From, "err", err)
-			g.Err = kerr.KafkaStorageError
-		}
-	}
-}
-
-// coldRequest is the i-th partition's read from the bucket.
-func coldRequest(r *Request, i int, g *Got, maxBytes int64, atLeastOne bool) remote.Request {
-	w := &r.Wants[i]
-	upTo := g.State.HighWatermark
-	if w.Read.Committed {
-		upTo = g.State.LastStable
-	}
-	return remote.Request{TP: w.TP, From: w.Read.From, UpTo: upTo, MaxBytes: maxBytes, AtLeastOne: atLeastOne,
-		Committed: w.Read.Committed, Stream: r.Stream}
-}
-
-// readBehindGap reads the local log where compaction has left nothing in the
-// bucket from the offset asked for to its end: the reader would ask for the gap
-// for ever.
-func (s *Service) readBehindGap(g *Got, w *Want, next record.Offset, limit int64, atLeastOne bool) {
-	p := s.opts.Partitions.Get(w.TP)
-	if p == nil {
-		g.Err = kerr.NotLeaderForPartition
-		return
-	}
-	rd := w.Read
-	rd.From, rd.LastFetched, rd.MaxBytes, rd.AtLeastOne = next, -1, int(max(limit, 0)), atLeastOne
-	res, err := p.Read(rd)
-	g.State, g.Err = res.State, err
-	if err == nil {
-		g.Local, g.Aborted = res.Slice, res.Aborted
 	}
 }

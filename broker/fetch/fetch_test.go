@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -22,15 +23,17 @@ import (
 
 // node hosts the partitions of one topic over a file system in memory.
 type node struct {
-	t   *testing.T
+	t   testing.TB
 	set *partition.Set
 	dir *commitlog.Dir
-	img *metadata.Image
 	id  record.TopicID
+
+	mu  sync.Mutex
+	img *metadata.Image
 }
 
 // newNode leads n partitions. It is closed by close, within a test's bubble.
-func newNode(t *testing.T, n int32) *node {
+func newNode(t testing.TB, n int32) *node {
 	fs := vfs.NewMem()
 	dir, err := commitlog.OpenDir(fs, "data", commitlog.DirOptions{BootID: "boot"})
 	require.NoError(t, err)
@@ -55,12 +58,53 @@ func (b *node) tp(n int32) record.TopicPartition {
 	return record.TopicPartition{Topic: b.id, Partition: n}
 }
 
+// edit changes the image, and then has the partitions follow, as a broker does.
+// It returns when their watchers were told. Edits do not run beside each other.
 func (b *node) edit(f func(*metadata.Editor)) {
-	e := b.img.Edit()
+	old := b.image()
+	e := old.Edit()
 	f(e)
-	next, delta := e.Commit(b.img.Index() + 1)
-	b.set.Apply(b.img, next, delta)
+	next, delta := e.Commit(old.Index() + 1)
+	b.mu.Lock()
 	b.img = next
+	b.mu.Unlock()
+	touched := slices.Clone(delta.Partitions)
+	for _, topic := range delta.Deleted {
+		for n := range topic.Partitions {
+			touched = append(touched, record.TopicPartition{Topic: topic.ID, Partition: n})
+		}
+	}
+	var due []func()
+	for _, tp := range touched {
+		if p := b.set.Get(tp); p != nil {
+			w := make(notice, 1)
+			p.Watch(w)
+			due = append(due, func() {
+				<-w
+				p.Unwatch(w)
+			})
+		}
+	}
+	b.set.Apply(old, next, delta)
+	for _, wait := range due {
+		wait()
+	}
+}
+
+// notice is a watcher to wait for.
+type notice chan struct{}
+
+func (n notice) Moved() {
+	select {
+	case n <- struct{}{}:
+	default:
+	}
+}
+
+func (b *node) image() *metadata.Image {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.img
 }
 
 func (b *node) close() {

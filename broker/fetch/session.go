@@ -1,21 +1,16 @@
 package fetch
 
 import (
-	"container/list"
 	"math"
-	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/record"
 )
-
-// minEvictionAge is how long a session is safe from being displaced by a larger
-// one, and how long one may be idle before any newcomer displaces it
-// (Kafka's MIN_INCREMENTAL_FETCH_SESSION_EVICTION_MS).
-const minEvictionAge = 2 * time.Minute
 
 // SessionKey names a partition in a fetch session as the client named it: by
 // topic name (Fetch below version 13) or by topic id.
@@ -38,53 +33,41 @@ type SessionPartition struct {
 	toldWatermark, toldStart record.Offset
 }
 
-// Session is one client's incremental fetch session (KIP-227). A fetch holds it
-// from Begin to its answer; a second one with the same id waits for no one and
-// is refused by its epoch.
+// Session is one client's incremental fetch session (KIP-227). It watches each
+// of its partitions, and an incremental fetch looks at those alone that are
+// ready (ready.go): the others cost it nothing.
+//
+// An idle partition holds an element, its entry in the index and its place in
+// the partition's watch list: about 330 bytes, the topic's name not counted.
+//
+// Fetches of one client come one after another. Nothing breaks when they do not:
+// each looks at what is ready and is answered.
 type Session struct {
+	id       int32
+	byID     bool // uses topic ids
+	follower bool // of another broker, reading to the log's end
+	created  time.Time
+
 	mu      sync.Mutex
-	id      int32
 	epoch   int32
-	byID    bool // uses topic ids
-	parts   *list.List
-	index   map[SessionKey]*list.Element
-	created time.Time
+	closed  bool
+	index   map[SessionKey]*element
+	ready   readyList
+	waiting []*waiter // replaced when it changes, never edited
 
 	// Guarded by Sessions.mu.
 	used time.Time
 	size int
 }
 
-// Sessions is the broker's table of fetch sessions, of bounded size.
-type Sessions struct {
-	slots int
-
-	mu   sync.Mutex
-	byID map[int32]*Session
-}
-
-// NewSessions returns a table of at most slots sessions
-// (max.incremental.fetch.session.cache.slots, 1000).
-func NewSessions(slots int) *Sessions {
-	return &Sessions{slots: slots, byID: make(map[int32]*Session)}
-}
-
-// Len is the number of open sessions.
-func (t *Sessions) Len() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.byID)
-}
-
-// Partitions is the number of partitions in all sessions.
-func (t *Sessions) Partitions() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := 0
-	for _, s := range t.byID {
-		n += s.size
-	}
-	return n
+// Begin is how a fetch names its session and what it changes in it.
+type Begin struct {
+	Now       time.Time
+	ID, Epoch int32
+	ByID      bool // by topic ids
+	Follower  bool // from another broker
+	Parts     []SessionPartition
+	Forgotten []SessionKey
 }
 
 // Plan is one fetch in the light of its session: what to read, and how to shape
@@ -92,71 +75,75 @@ func (t *Sessions) Partitions() int {
 type Plan struct {
 	// ID goes into the answer: 0 where there is no session.
 	ID int32
-	// Parts are the partitions to read, in order.
+	// Parts are the partitions to read, in order. Those of an incremental fetch
+	// are found by the service, and found anew with each look: when the answer is
+	// done, they are those of the answer.
 	Parts []SessionPartition
 	// Incremental answers leave out what has not changed.
 	Incremental bool
 
 	session *Session
+	looks   []look // of an incremental fetch, as Parts
 }
 
 // Begin finds or opens the session that a fetch names by id and epoch, and takes
 // up the partitions that it adds, changes and forgets. Errors are for the whole
 // answer: kerr.FetchSessionIDNotFound, InvalidFetchSessionEpoch or
 // FetchSessionTopicIDError.
-func (t *Sessions) Begin(now time.Time, id, epoch int32, byID bool, parts []SessionPartition, forgotten []SessionKey) (*Plan, error) {
-	if epoch == 0 || epoch == -1 {
-		if id != 0 {
-			t.remove(id)
+func (t *Sessions) Begin(b Begin) (*Plan, error) {
+	if b.Epoch == 0 || b.Epoch == -1 {
+		if b.ID != 0 {
+			t.close(b.ID)
 		}
-		plan := &Plan{Parts: parts}
-		if epoch == 0 {
-			plan.session = t.open(now, byID, parts)
+		plan := &Plan{Parts: b.Parts}
+		if b.Epoch == 0 {
+			plan.session = t.open(&b)
 		}
 		if plan.session != nil {
 			plan.ID = plan.session.id
 		}
 		return plan, nil
 	}
-	t.mu.Lock()
-	s := t.byID[id]
-	if s != nil {
-		s.used = now
-	}
-	t.mu.Unlock()
-	if s == nil {
+	s := t.use(b.ID, b.Now)
+	if s == nil || s.follower != b.Follower {
 		return nil, kerr.FetchSessionIDNotFound
 	}
+	size, err := s.change(&b)
+	if err != nil {
+		return nil, err
+	}
+	if size == 0 {
+		t.close(b.ID)
+		return &Plan{Incremental: true}, nil
+	}
+	t.resize(s, size)
+	return &Plan{ID: b.ID, Incremental: true, session: s}, nil
+}
+
+// change takes the next epoch and its changes, and returns how many partitions
+// the session has.
+func (s *Session) change(b *Begin) (size int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if epoch != s.epoch {
-		return nil, kerr.InvalidFetchSessionEpoch
+	switch {
+	case s.closed:
+		return 0, kerr.FetchSessionIDNotFound
+	case b.Epoch != s.epoch:
+		return 0, kerr.InvalidFetchSessionEpoch
+	case b.ByID != s.byID:
+		return 0, kerr.FetchSessionTopicIDError
 	}
-	if byID != s.byID {
-		return nil, kerr.FetchSessionTopicIDError
+	for i := range b.Parts {
+		s.putLocked(&b.Parts[i])
 	}
-	for _, p := range parts {
-		s.putLocked(p)
-	}
-	for _, k := range forgotten {
+	for _, k := range b.Forgotten {
 		if e := s.index[k]; e != nil {
-			s.parts.Remove(e)
 			delete(s.index, k)
+			s.dropLocked(e)
 		}
 	}
 	s.epoch = nextEpoch(s.epoch)
-	plan := &Plan{ID: id, Incremental: true, session: s}
-	if s.parts.Len() == 0 {
-		t.remove(id)
-		plan.ID, plan.session = 0, nil
-		return plan, nil
-	}
-	plan.Parts = make([]SessionPartition, 0, s.parts.Len())
-	for e := s.parts.Front(); e != nil; e = e.Next() {
-		plan.Parts = append(plan.Parts, *e.Value.(*SessionPartition))
-	}
-	t.resize(s)
-	return plan, nil
+	return len(s.index), nil
 }
 
 // nextEpoch wraps to 1, since 0 opens a session.
@@ -168,102 +155,106 @@ func nextEpoch(e int32) int32 {
 }
 
 // putLocked adds a partition or changes what is wished of it, keeping its place
-// and what the client was told.
-func (s *Session) putLocked(p SessionPartition) {
-	if e := s.index[p.Key]; e != nil {
-		old := e.Value.(*SessionPartition)
-		p.toldWatermark, p.toldStart = old.toldWatermark, old.toldStart
-		*old = p
-		return
+// and what the client was told. It is to be looked at.
+func (s *Session) putLocked(p *SessionPartition) {
+	e := s.index[p.Key]
+	if e == nil {
+		e = &element{session: s, part: *p}
+		e.part.toldWatermark, e.part.toldStart = -1, -1
+		s.index[p.Key] = e
+	} else {
+		told, start := e.part.toldWatermark, e.part.toldStart
+		e.part = *p
+		e.part.toldWatermark, e.part.toldStart = told, start
 	}
-	p.toldWatermark, p.toldStart = -1, -1
-	s.index[p.Key] = s.parts.PushBack(&p)
+	s.readyLocked(e)
 }
 
 // Told shapes the answer for the i-th partition of the plan: it reports whether
 // the partition belongs into it, and remembers what the client is told. Those
-// with data move to the end of the session, so that none starves.
-func (p *Plan) Told(i int, g *Got, preferred bool) bool {
-	if p.session == nil {
-		return !p.Incremental || g.Bytes() > 0 || g.Err != nil || g.Diverging != nil
-	}
+// with data move to the end of what is ready, so that none starves.
+func (p *Plan) Told(i int, g *Got) bool {
+	tell := !p.Incremental || g.Bytes() > 0 || g.Err != nil || g.Diverging != nil || g.Preferred >= 0
 	s := p.session
+	if s == nil {
+		return tell
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.index[p.Parts[i].Key]
-	if e == nil {
-		return !p.Incremental
+	var e *element
+	if p.Incremental {
+		e = p.looks[i].e
+	} else {
+		e = s.index[p.Parts[i].Key]
 	}
-	sp := e.Value.(*SessionPartition)
-	tell := !p.Incremental || g.Bytes() > 0 || g.Err != nil || g.Diverging != nil || preferred
+	if e == nil || e.gone {
+		return tell // it was forgotten since, or the session closed
+	}
 	if g.Err != nil {
 		// Told again each time, and so is what follows it.
-		sp.toldWatermark, sp.toldStart = -1, -1
+		e.part.toldWatermark, e.part.toldStart = -1, -1
 		return true
 	}
-	if sp.toldWatermark != g.State.HighWatermark || sp.toldStart != g.State.LogStart {
-		sp.toldWatermark, sp.toldStart = g.State.HighWatermark, g.State.LogStart
+	if e.part.toldWatermark != g.State.HighWatermark || e.part.toldStart != g.State.LogStart {
+		e.part.toldWatermark, e.part.toldStart = g.State.HighWatermark, g.State.LogStart
 		tell = true
 	}
-	if g.Bytes() > 0 {
-		s.parts.MoveToBack(e)
+	if g.Bytes() > 0 && e.ready {
+		s.ready.remove(e)
+		s.ready.push(e)
 	}
 	return tell
 }
 
-// open makes a session if there is room for it, nil otherwise.
-func (t *Sessions) open(now time.Time, byID bool, parts []SessionPartition) *Session {
-	s := &Session{epoch: 1, byID: byID, parts: list.New(), index: make(map[SessionKey]*list.Element, len(parts)),
-		created: now, used: now}
-	for _, p := range parts {
-		s.putLocked(p)
+// close ends a session: nothing is watched any more, and the fetches that wait
+// in it are answered.
+func (s *Session) close() {
+	s.mu.Lock()
+	s.closed = true
+	for _, e := range s.index {
+		s.dropLocked(e)
 	}
-	s.size = s.parts.Len()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.byID) >= t.slots && !t.evictLocked(now, s.size) {
-		return nil
+	clear(s.index)
+	waiting := s.waiting
+	s.mu.Unlock()
+	for _, w := range waiting {
+		w.Moved()
 	}
-	for s.id == 0 || t.byID[s.id] != nil {
-		s.id = rand.Int32N(math.MaxInt32-1) + 1
-	}
-	t.byID[s.id] = s
-	return s
 }
 
-// evictLocked makes room for a session of the given size: the one idle for
-// longest if that is over minEvictionAge, else the smallest of those that are
-// old enough and smaller than the newcomer.
-func (t *Sessions) evictLocked(now time.Time, size int) bool {
-	var idle, small *Session
-	for _, s := range t.byID {
-		if now.Sub(s.used) > minEvictionAge && (idle == nil || s.used.Before(idle.used)) {
-			idle = s
-		}
-		if now.Sub(s.created) > minEvictionAge && s.size < size && (small == nil || s.size < small.size) {
-			small = s
-		}
-	}
-	victim := idle
-	if victim == nil {
-		victim = small
-	}
-	if victim == nil {
-		return false
-	}
-	delete(t.byID, victim.id)
-	return true
+// wait adds a fetch to those that wait in the session.
+func (s *Session) wait(w *waiter) {
+	s.mu.Lock()
+	s.waiting = append(slices.Clip(s.waiting), w)
+	s.mu.Unlock()
 }
 
-func (t *Sessions) remove(id int32) {
-	t.mu.Lock()
-	delete(t.byID, id)
-	t.mu.Unlock()
+func (s *Session) leave(w *waiter) {
+	s.mu.Lock()
+	s.waiting = slices.DeleteFunc(slices.Clone(s.waiting), func(x *waiter) bool { return x == w })
+	s.mu.Unlock()
 }
 
-func (t *Sessions) resize(s *Session) {
-	n := s.parts.Len()
-	t.mu.Lock()
-	s.size = n
-	t.mu.Unlock()
+// watchLocked makes e watch p and nothing else.
+func (s *Session) watchLocked(e *element, p *partition.Partition) {
+	if e.watched != nil {
+		e.watched.Unwatch(e)
+	}
+	e.watched = p
+	switch {
+	case p == nil:
+	case s.follower:
+		p.WatchEnd(e)
+	default:
+		p.Watch(e)
+	}
+}
+
+// dropLocked takes e out of what is ready and watched, for good.
+func (s *Session) dropLocked(e *element) {
+	e.gone = true
+	if e.ready {
+		s.ready.remove(e)
+	}
+	s.watchLocked(e, nil)
 }
