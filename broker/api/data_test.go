@@ -272,8 +272,11 @@ func TestProduceTimesOutOnce(t *testing.T) {
 	req := produceTo("t", id, -1, 0, 0, nil)
 	req.SetVersion(9)
 	require.Equal(t, kerr.NotLeaderForPartition.Code, c.receive(req).(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode)
-	p := fetchOne(other, fetchFrom("t", id, 0, 0, 1, 0), 16)
-	require.Equal(t, kerr.NotLeaderForPartition.Code, p.ErrorCode)
+	require.Equal(t, kerr.NotLeaderForPartition.Code, fetchOne(other, fetchFrom("t", id, 0, 0, 1, 0), 10).ErrorCode)
+	old := fetchFrom("t", id, 0, 0, 1, 0)
+	old.Topics[0].Partitions[0].CurrentLeaderEpoch = 3
+	p := fetchOne(other, old, 16) // from version 11 a follower may be read, in its epoch
+	require.Equal(t, kerr.FencedLeaderEpoch.Code, p.ErrorCode)
 	require.EqualValues(t, 2, p.CurrentLeader.LeaderID)
 	require.EqualValues(t, 4, p.CurrentLeader.LeaderEpoch)
 }

@@ -9,40 +9,88 @@ import (
 	"github.com/firnlog/firn/broker/fetch"
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/wire"
-	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/record"
 )
 
 // fetch answers records from the local disk by file range and from the bucket
-// by cache, within a fetch session where the client has one (KIP-227).
+// by cache, within a fetch session where the client has one (KIP-227). Followers
+// fetch on the cluster's port alone.
 func (s *Server) fetch(r *wire.Request, req *kmsg.FetchRequest) {
-	parts, forgotten := sessionParts(req)
-	plan, err := s.Sessions.Begin(time.Now(), req.SessionID, req.SessionEpoch, r.Version >= 13, parts, forgotten)
-	if err != nil {
-		resp := kmsg.NewPtrFetchResponse()
-		resp.ErrorCode = codeOf(err)
-		r.Reply(resp)
+	reader := readerOf(r, req)
+	if reader.replica != nil && !r.Conn.FromBroker() {
+		s.refuseFetch(r, req, kerr.ClusterAuthorizationFailed)
 		return
 	}
-	follower := req.ReplicaID
-	if r.Version >= 15 {
-		follower = req.ReplicaState.ID
+	parts, forgotten := sessionParts(req)
+	plan, err := s.Sessions.Begin(fetch.Begin{Now: time.Now(), ID: req.SessionID, Epoch: req.SessionEpoch,
+		ByID: r.Version >= 13, Follower: reader.replica != nil, Parts: parts, Forgotten: forgotten})
+	if err != nil {
+		s.refuseFetch(r, req, err)
+		return
 	}
 	f := &fetch.Request{
 		Ctx: r.Context(), Stream: r.Conn.ID(),
 		MinBytes: int64(req.MinBytes), MaxBytes: int64(req.MaxBytes), MaxWait: millis(req.MaxWaitMillis),
-		Wants: make([]fetch.Want, len(plan.Parts)),
+		Resolve: func(parts []fetch.SessionPartition, wants []fetch.Want) []fetch.Want {
+			return s.resolve(reader, parts, wants)
+		},
 	}
-	img := s.Meta.Image()
-	for i := range plan.Parts {
-		f.Wants[i] = want(img, &plan.Parts[i], r.Version >= 13, req.IsolationLevel == 1)
-		if follower >= 0 && f.Wants[i].Err == nil {
-			// Replication between brokers is not served yet: nobody is a follower.
-			f.Wants[i].Err = kerr.NotLeaderForPartition
+	if plan.Incremental {
+		f.Plan = plan
+	} else {
+		f.Wants = s.resolve(reader, plan.Parts, make([]fetch.Want, 0, len(plan.Parts)))
+		for i := range f.Wants {
+			f.Wants[i].Told = -1
+			if plan.ID == 0 {
+				f.Wants[i].Told = fetch.UnknownWatermark
+			}
 		}
 	}
-	f.Done = func(got []fetch.Got) { s.replyFetch(r, plan, got) }
+	f.Done = func(got []fetch.Got) { s.replyFetch(r, plan, f.Wants, got) }
 	s.Fetch.Fetch(f)
+}
+
+// refuseFetch answers a Fetch as a whole. Version 4 to 6 have no field for that:
+// each partition has the error.
+func (s *Server) refuseFetch(r *wire.Request, req *kmsg.FetchRequest, err error) {
+	resp := kmsg.NewPtrFetchResponse()
+	resp.ErrorCode = codeOf(err)
+	if r.Version < 7 {
+		for i := range req.Topics {
+			t := kmsg.NewFetchResponseTopic()
+			t.Topic = req.Topics[i].Topic
+			for j := range req.Topics[i].Partitions {
+				p := kmsg.NewFetchResponseTopicPartition()
+				p.Partition, p.ErrorCode, p.HighWatermark = req.Topics[i].Partitions[j].Partition, codeOf(err), -1
+				p.PreferredReadReplica, p.RecordBatches = -1, []byte{}
+				t.Partitions = append(t.Partitions, p)
+			}
+			resp.Topics = append(resp.Topics, t)
+		}
+	}
+	r.Reply(resp)
+}
+
+// reader is who fetches, and how.
+type reader struct {
+	byID      bool
+	committed bool
+	// replica is nil for a consumer.
+	replica *partition.ReplicaFetch
+	// anyReplica: a consumer that may be sent to a follower (KIP-392).
+	anyReplica bool
+}
+
+func readerOf(r *wire.Request, req *kmsg.FetchRequest) reader {
+	id, epoch := req.ReplicaID, int64(-1)
+	if r.Version >= 15 {
+		id, epoch = req.ReplicaState.ID, req.ReplicaState.Epoch
+	}
+	rd := reader{byID: r.Version >= 13, committed: req.IsolationLevel == 1, anyReplica: r.Version >= 11}
+	if id >= 0 {
+		rd.replica, rd.committed, rd.anyReplica = &partition.ReplicaFetch{ID: id, BrokerEpoch: epoch}, false, false
+	}
+	return rd
 }
 
 // sessionParts reads what a Fetch asks for, and what it forgets. The body of a
@@ -74,32 +122,40 @@ func sessionParts(req *kmsg.FetchRequest) (parts []fetch.SessionPartition, forgo
 	return parts, forgotten
 }
 
-// want looks a session's partition up in the image of now.
-func want(img *metadata.Image, p *fetch.SessionPartition, byID, committed bool) fetch.Want {
-	w := fetch.Want{Read: partition.Read{From: p.From, Current: p.Current, LastFetched: p.LastFetched,
-		MaxBytes: int(p.MaxBytes), Committed: committed}}
-	topic := topicRef(img, p.Key.Name, p.Key.ID)
-	switch {
-	case topic == nil && byID:
-		w.Err = kerr.UnknownTopicID
-	case topic == nil, p.Key.Partition < 0, p.Key.Partition >= topic.Partitions:
-		w.Err = kerr.UnknownTopicOrPartition
-	default:
-		w.TP = record.TopicPartition{Topic: topic.ID, Partition: p.Key.Partition}
+// resolve looks partitions up in the image of now.
+func (s *Server) resolve(rd reader, parts []fetch.SessionPartition, wants []fetch.Want) []fetch.Want {
+	img := s.Meta.Image()
+	for i := range parts {
+		p := &parts[i]
+		w := fetch.Want{Read: partition.Read{From: p.From, Current: p.Current, LastFetched: p.LastFetched,
+			MaxBytes: int(p.MaxBytes), Committed: rd.committed, Replica: rd.replica, AnyReplica: rd.anyReplica}}
+		topic := topicRef(img, p.Key.Name, p.Key.ID)
+		switch {
+		case topic == nil && rd.byID:
+			w.Err = kerr.UnknownTopicID
+		case topic == nil, p.Key.Partition < 0, p.Key.Partition >= topic.Partitions:
+			w.Err = kerr.UnknownTopicOrPartition
+		default:
+			w.TP = record.TopicPartition{Topic: topic.ID, Partition: p.Key.Partition}
+			if rd.replica != nil {
+				s.follow(img, rd.replica.ID, &w)
+			}
+		}
+		wants = append(wants, w)
 	}
-	return w
+	return wants
 }
 
 // replyFetch encodes the answer around the file ranges, which the socket sends
 // without their bytes coming through here.
-func (s *Server) replyFetch(r *wire.Request, plan *fetch.Plan, got []fetch.Got) {
+func (s *Server) replyFetch(r *wire.Request, plan *fetch.Plan, wants []fetch.Want, got []fetch.Got) {
 	e := newFetchEncoder(r.Version, plan.ID)
 	for i := 0; i < len(got); {
 		// Neighbours of one topic share a topic entry.
 		key := &plan.Parts[i].Key
 		for ; i < len(got) && plan.Parts[i].Key.Name == key.Name && plan.Parts[i].Key.ID == key.ID; i++ {
 			g := &got[i]
-			if !plan.Told(i, g, false) {
+			if !plan.Told(i, g) {
 				continue
 			}
 			if leadershipError(g.Err) {
@@ -107,9 +163,7 @@ func (s *Server) replyFetch(r *wire.Request, plan *fetch.Plan, got []fetch.Got) 
 			}
 			e.partition(plan.Parts[i].Key, g)
 			if n := g.Bytes(); n > 0 {
-				if p := s.Partitions.Get(g.TP); p != nil {
-					p.CountOut(n)
-				}
+				s.countOut(&wants[i], n)
 			}
 			if r.Version >= 16 && leadershipError(g.Err) {
 				if host, port, rack, ok := s.brokerAddr(r, g.State.Leader); ok {

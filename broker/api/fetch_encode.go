@@ -115,7 +115,7 @@ func (e *fetchEncoder) partition(key fetch.SessionKey, g *fetch.Got) {
 	e.header(key.Partition, g)
 	e.aborted(g)
 	if e.version >= 11 {
-		e.buf = kbin.AppendInt32(e.buf, -1) // preferred read replica
+		e.buf = kbin.AppendInt32(e.buf, g.Preferred)
 	}
 	e.records(g)
 	if e.flex {

@@ -76,6 +76,7 @@ func (s *encodeSource) drawGot(t *rapid.T) (g fetch.Got, records []byte) {
 		Leader: rapid.Int32Range(0, 3).Draw(t, "leader"), LeaderEpoch: record.Epoch(rapid.Int32Range(0, 9).Draw(t, "epoch")),
 		HighWatermark: record.Offset(rapid.Int64Range(0, 1<<40).Draw(t, "hw")), LastStable: 7, LogStart: 3,
 	}
+	g.Preferred = rapid.SampledFrom([]int32{-1, 0, 2}).Draw(t, "preferred")
 	switch rapid.IntRange(0, 6).Draw(t, "kind") {
 	case 0:
 		g.Err = kerr.OffsetOutOfRange
@@ -122,6 +123,9 @@ func wantPartition(v int16, n int32, g *fetch.Got, records []byte) kmsg.FetchRes
 	k := kmsg.NewFetchResponseTopicPartition()
 	k.Partition, k.ErrorCode, k.RecordBatches = n, codeOf(g.Err), append([]byte{}, records...)
 	k.HighWatermark, k.LastStableOffset, k.LogStartOffset = -1, -1, -1
+	if v >= 11 {
+		k.PreferredReadReplica = g.Preferred
+	}
 	if g.Err == nil {
 		k.HighWatermark, k.LastStableOffset = int64(g.State.HighWatermark), int64(g.State.LastStable)
 		if v >= 5 {

@@ -49,6 +49,7 @@ type Server struct {
 	topics     topicMaker
 	// altering serializes changes of configs; it is held while one is committed.
 	altering sync.Mutex
+	throttle leaderThrottle
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -63,6 +64,7 @@ func New(o Options) *Server {
 		s.routes[all[i].key] = &all[i]
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.throttle.Throttle = fetch.NewThrottle()
 	s.topics = topicMaker{s: s, making: make(map[string]struct{})}
 	return s
 }
