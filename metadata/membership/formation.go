@@ -200,7 +200,7 @@ func (f *Formation) Step(now time.Time, v *View) Step {
 	for _, m := range v.Members {
 		switch {
 		case m.Status != Alive:
-		case m.ClusterID != "":
+		case m.ClusterID != "" && m.DirectoryID != f.self.DirectoryID:
 			formed = append(formed, m)
 		case m.State == Formed && m.DirectoryID != f.self.DirectoryID:
 			know = append(know, m)

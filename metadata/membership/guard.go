@@ -61,10 +61,20 @@ type suspicion struct {
 
 // suspect queues a suspicion. A full queue drops it: gossip repeats itself.
 func (m *Membership) suspect(s suspicion) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	select {
 	case m.suspects <- s:
+		m.open++
 	default:
 	}
+}
+
+// suspecting reports whether a suspicion is not decided yet.
+func (m *Membership) suspecting() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.open > 0
 }
 
 // pings are asked of a suspect before it counts as dead.
@@ -78,30 +88,33 @@ func (m *Membership) interrogate(ctx context.Context) {
 			return
 		case s := <-m.suspects:
 			m.confirm(ctx, s)
+			m.mu.Lock()
+			m.open--
+			m.mu.Unlock()
 		}
 	}
 }
 
 // confirm turns a suspicion into trouble if the suspect answers by its name: an
 // address that another process has by now stays silent.
-func (m *Membership) confirm(ctx context.Context, s suspicion) (alive bool) {
-	own := m.own()
-	if s.them.GossipAddr == own.GossipAddr || !s.them.GossipAddr.IsValid() {
-		return false
+func (m *Membership) confirm(ctx context.Context, s suspicion) {
+	if s.them.GossipAddr == m.own().GossipAddr {
+		return
 	}
+	alive := false
 	for range pings {
 		if ctx.Err() != nil {
-			return false
+			return
 		}
-		if m.answers(s.them) {
-			alive = true
+		if alive = m.answers(s.them); alive {
 			break
 		}
 	}
 	if !alive {
-		m.settle(s.kind, s.them.GossipAddr.String())
-		return false
+		m.outlived(s.kind, s.them.GossipAddr.String())
+		return
 	}
+	own := m.own()
 	switch s.kind {
 	case ErrDuplicateDirectory:
 		m.trouble(s.kind, s.them.GossipAddr.String(), s.them, fmt.Sprintf(
@@ -111,7 +124,6 @@ func (m *Membership) confirm(ctx context.Context, s suspicion) (alive bool) {
 		m.trouble(s.kind, s.them.GossipAddr.String(), s.them, fmt.Sprintf(
 			"%s is alive and has node.id %d too: give this node an id of its own", s.them, own.NodeID))
 	}
-	return true
 }
 
 // answers pings a member by its name and waits up to the probe timeout.
@@ -142,6 +154,7 @@ func (m *Membership) trouble(kind error, peer string, them Member, text string) 
 	if tell {
 		m.problems[key] = &noted{problem: p, told: now}
 	}
+	m.problems[key].seen = now
 	m.mu.Unlock()
 	if !tell {
 		return
@@ -150,6 +163,21 @@ func (m *Membership) trouble(kind error, peer string, them Member, text string) 
 	select {
 	case m.troubles <- Event{Kind: Trouble, Member: them, Err: p}:
 	default: // a full queue: it is noted above, and told again
+	}
+}
+
+// lived is how long an answer of a double counts, though later pings of it fail: a
+// machine that has just started two nodes may be busy.
+const lived = 5 * time.Second
+
+// outlived takes back the trouble with a double that answered once, and is silent
+// by now.
+func (m *Membership) outlived(kind error, peer string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := problemKey{kind, peer}
+	if was := m.problems[key]; was != nil && time.Since(was.seen) >= lived {
+		delete(m.problems, key)
 	}
 }
 
@@ -170,5 +198,6 @@ type problemKey struct {
 
 type noted struct {
 	problem *problem
-	told    time.Time
+	told    time.Time // when it was logged last
+	seen    time.Time // when it was found last
 }

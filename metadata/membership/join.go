@@ -60,10 +60,35 @@ func (m *Membership) accompanied() bool {
 	return false
 }
 
+// amongItsOwn reports whether another living member belongs to this node's cluster.
+func (m *Membership) amongItsOwn() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, other := range m.others {
+		if other.Status == Alive && other.belongs() != "" && other.belongs() == m.self.belongs() {
+			return true
+		}
+	}
+	return false
+}
+
+// quiet reports whether the members that joining found are in the table: their
+// events come a moment after it. An address that answered may be this node's own,
+// so that is not waited for for ever.
+func (m *Membership) quiet(since time.Time) bool {
+	m.mu.Lock()
+	reached := m.reached
+	m.mu.Unlock()
+	return !reached || m.accompanied() || time.Since(since) > time.Second
+}
+
 func (m *Membership) joinOne(target string, first bool) {
 	_, err := m.serf.Join([]string{target}, true)
 	if err == nil {
 		m.settle(ErrWrongKey, target)
+		m.mu.Lock()
+		m.reached = true
+		m.mu.Unlock()
 		return
 	}
 	if text := keyMistake(target, err); text != "" {
@@ -95,13 +120,16 @@ func keyMistake(target string, err error) string {
 	return ""
 }
 
+// inbound begins the name of a peer that is known by what it sent alone.
+const inbound = "from "
+
 // undecryptable is told of packets and streams that the key does not open, by
 // whom they came from.
 func (m *Membership) undecryptable(from string) {
 	if from == "" {
 		return // the other side's complaint, which joinOne tells
 	}
-	m.trouble(ErrWrongKey, "from "+from, Member{}, fmt.Sprintf("what %s gossips cannot be read: its gossip.key is not that of this node", from))
+	m.trouble(ErrWrongKey, inbound+from, Member{}, fmt.Sprintf("what %s gossips cannot be read: its gossip.key is not that of this node", from))
 }
 
 // Tried is closed once every address was tried, so that silence means that nobody

@@ -86,6 +86,8 @@ type Membership struct {
 	self     Member
 	others   map[uuid.UUID]Member
 	problems map[problemKey]*noted
+	open     int  // suspicions not decided yet
+	reached  bool // an address to join answered
 	keepers  bool // Remember was called
 	saved    []string
 	subs     map[int]func(Event)
@@ -336,12 +338,17 @@ func (m *Membership) emit(e Event) {
 }
 
 // Problems are the troubles that last: each wraps one of the package's sentinels.
+// Those that others' gossip brings are not among them: that its sender is wrong is
+// as likely.
 func (m *Membership) Problems() []error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	keys := slices.SortedFunc(maps.Keys(m.problems), func(a, b problemKey) int { return strings.Compare(a.peer, b.peer) })
 	var all []error
 	for _, key := range keys {
+		if strings.HasPrefix(key.peer, inbound) {
+			continue
+		}
 		all = append(all, m.problems[key].problem)
 	}
 	return all
