@@ -2,144 +2,317 @@ package controller
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
-	"github.com/firnlog/firn/metadata/fsm"
 	"github.com/firnlog/firn/record"
 )
 
-func image(racks ...string) *metadata.Image {
-	ed := metadata.Empty().Edit()
-	for i, rack := range racks {
-		ed.PutBroker(&metadata.Broker{ID: int32(i + 1), Rack: rack, Epoch: 1})
-	}
-	img, _ := ed.Commit(1)
-	return img
+// inBubble runs a test on a fake clock. The world is made outside: its database has
+// goroutines of its own.
+func inBubble(t *testing.T, fn func(t *testing.T, w *world)) {
+	w := newWorld(t)
+	synctest.Test(t, func(t *testing.T) { fn(t, w) })
 }
 
-// TestPlaceIsEvenAndAcrossRacks holds any placement against what it promises.
-func TestPlaceIsEvenAndAcrossRacks(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		racks := rapid.IntRange(1, 4).Draw(t, "racks")
-		each := rapid.IntRange(1, 4).Draw(t, "brokers a rack")
-		var names []string
-		for i := range racks * each {
-			names = append(names, fmt.Sprint("r", i%racks))
-		}
-		n := len(names)
-		img := image(names...)
-		factor := rapid.IntRange(1, n).Draw(t, "factor")
-		first := rapid.Int32Range(0, 50).Draw(t, "first")
-		count := rapid.Int32Range(1, 60).Draw(t, "count")
-		got, err := Place(img, first, count, int16(factor))
+// TestLifeOfABroker: fenced until its logs are open, active while it is heard, without
+// a lease before it is fenced, fenced in time, and back.
+func TestLifeOfABroker(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, stop := w.controller(UpkeepOptions{})
+		defer stop()
+		var ready atomic.Bool
+		h := w.heartbeater(1, uuid.New(), func(o *HeartbeaterOptions) { o.Ready = ready.Load })
+		epoch, err := h.Register(t.Context())
 		require.NoError(t, err)
-		require.Len(t, got, int(count))
-		leaders, replicas := map[int32]int{}, map[int32]int{}
-		for _, p := range got {
-			require.Len(t, p, factor)
-			leaders[p[0]]++
-			used, seen := map[string]int{}, map[int32]bool{}
-			for _, id := range p {
-				require.False(t, seen[id])
-				seen[id] = true
-				replicas[id]++
-				used[img.Broker(id).Rack]++
-			}
-			require.Len(t, used, min(racks, factor), "%v", p)
+		require.Equal(t, epoch, h.Epoch())
+		defer run(h.Run)()
+		time.Sleep(10 * time.Second)
+		require.True(t, w.Image().Broker(1).Fenced, "unfenced before its logs are open")
+		require.False(t, h.Lease().Valid())
+		ready.Store(true)
+		h.Poke()
+		require.NoError(t, h.Active(t.Context()))
+		before := w.Image().Index()
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			require.True(t, h.Lease().Valid())
 		}
-		for id := int32(1); id <= int32(n); id++ {
-			require.InDelta(t, float64(count)/float64(n), leaders[id], 1)
+		require.Equal(t, before, w.Image().Index(), "a heartbeat wrote to the log")
+		require.Equal(t, epoch, w.Image().Broker(1).Epoch)
+
+		w.setCut("b1", true)
+		cut := time.Now()
+		for w.Image().Broker(1).Eligible() {
+			time.Sleep(time.Millisecond)
+			require.True(t, h.Lease().Valid() || time.Since(cut) > 2*time.Second, "the lease ended early")
 		}
-		require.NoError(t, CheckAssignment(img, got))
-		one, err := Place(img, first+count-1, 1, int16(factor))
-		require.NoError(t, err)
-		require.Equal(t, got[count-1], one[0], "growing by one is another placement")
+		require.False(t, h.Lease().Valid(), "fenced while it may lead")
+		require.LessOrEqual(t, time.Since(cut), 3500*time.Millisecond)
+		require.GreaterOrEqual(t, time.Since(cut), 2500*time.Millisecond)
+		w.setCut("b1", false)
+		require.NoError(t, h.Active(t.Context()))
+		time.Sleep(time.Second)
+		require.True(t, h.Lease().Valid())
 	})
 }
 
-func TestReplicasAreEvenOverWholeTurns(t *testing.T) {
-	img := image("a", "b", "c", "a", "b", "c")
-	got, err := Place(img, 0, 6*5, 3)
-	require.NoError(t, err)
-	count := map[int32]int{}
-	for _, p := range got {
-		for _, id := range p {
-			count[id]++
+// TestNewLeaderGrantsAFullLease: however long nobody was heard before, a node that
+// begins to lead waits a whole session. What has certainly ended it fences at once.
+func TestNewLeaderGrantsAFullLease(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		c, stop := w.controller(UpkeepOptions{})
+		_, leave := w.join(t, 3)
+		stop()
+		leave()
+		time.Sleep(time.Hour)
+		c.Suspect(w.Image().Broker(3).DirectoryID, true)
+		time.Sleep(time.Second)
+		began := time.Now()
+		defer run(c.Run)()
+		synctest.Wait()
+		require.True(t, w.Image().Broker(3).Fenced)
+		for w.Image().Broker(1).Eligible() {
+			time.Sleep(10 * time.Millisecond)
+			require.Less(t, time.Since(began), 4*time.Second)
 		}
-	}
-	for id, n := range count {
-		require.Equal(t, 15, n, "broker %d", id)
-	}
+		require.GreaterOrEqual(t, time.Since(began), 3*time.Second)
+	})
 }
 
-func TestPlaceRefuses(t *testing.T) {
-	_, err := Place(image("", ""), 0, 1, 3)
-	require.ErrorIs(t, err, ErrReplicationFactor)
-	_, err = Place(image(""), 0, 1, 0)
-	require.ErrorIs(t, err, ErrReplicationFactor)
-	for _, bad := range [][][]int32{{}, {{}}, {{1}, {1, 2}}, {{9}}, {{1, 1}}} {
-		require.ErrorIs(t, CheckAssignment(image("", ""), bad), ErrAssignment, "%v", bad)
-	}
+// TestSuspicion: the certain end of a process fences it at once; a hint does not,
+// while its lease may last; a hint about an earlier life is void.
+func TestSuspicion(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		c, stop := w.controller(UpkeepOptions{})
+		defer stop()
+		_, leave := w.join(t, 2)
+		defer leave()
+		dir := w.Image().Broker(1).DirectoryID
+		c.Suspect(dir, false)
+		c.Suspect(uuid.New(), true)
+		time.Sleep(100 * time.Millisecond)
+		require.True(t, w.Image().Broker(1).Eligible())
+		start := w.Image().Broker(1).Epoch
+		c.Suspect(dir, true)
+		synctest.Wait()
+		time.Sleep(time.Second)
+		w.mu.Lock()
+		last := w.log[len(w.log)-2:]
+		w.mu.Unlock()
+		require.Equal(t, &command.SetBrokerState{BrokerID: 1, BrokerEpoch: start, State: command.BrokerFenced}, last[0])
+		require.Equal(t, &command.SetBrokerState{BrokerID: 1, BrokerEpoch: start, State: command.BrokerActive}, last[1], "it was alive after all")
+
+		l := NewLeases(LeaseOptions{}, time.Now(), w.Image())
+		l.Suspect(1, start-1, true)
+		require.False(t, l.Expired(time.Now(), 1))
+		l.Suspect(1, start, true)
+		require.True(t, l.Expired(time.Now(), 1))
+	})
 }
 
-// local is a client without Raft: each proposal is applied at once.
-type local struct {
-	*fsm.FSM
-	index uint64
-}
-
-func (l *local) Propose(_ context.Context, cmd command.Command) (command.Result, error) {
-	data, err := command.Encode(cmd)
-	if err != nil {
-		return command.Result{}, err
-	}
-	l.index++
-	o := l.ApplyBatch([]fsm.Entry{{Index: l.index, Data: data}})[0]
-	return o.Result, o.Err
-}
-
-// TestRegisterBeginsNewEpochs: a broker's second process leads what the first led,
-// under a new leader epoch, and fenced partitions get their leader back.
-func TestRegisterBeginsNewEpochs(t *testing.T) {
-	state, err := fsm.Open(fsm.Options{FS: vfs.NewMem(), Dir: "state"})
-	require.NoError(t, err)
-	client := &local{FSM: state}
-	dir := uuid.New()
-	reg := func() int64 {
-		epoch, err := Register(t.Context(), client, &command.RegisterBroker{BrokerID: 1, DirectoryID: dir, Incarnation: uuid.New()})
+// TestSuspicionShortensALongSession: with a session longer than the lease a hint has
+// the broker fenced when its lease has ended for sure.
+func TestSuspicionShortensALongSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, err := Register(t.Context(), w, &command.RegisterBroker{BrokerID: 1, DirectoryID: uuid.New(), Incarnation: uuid.New()})
 		require.NoError(t, err)
-		return epoch
-	}
-	first := reg()
-	by, err := Place(client.Image(), 0, 3, 1)
-	require.NoError(t, err)
-	id := record.NewTopicID()
-	_, err = client.Propose(t.Context(), &command.CreateTopics{Topics: []command.NewTopic{{ID: id, Name: "a", Assignments: by}}})
-	require.NoError(t, err)
-	second := reg()
-	require.Greater(t, second, first)
-	require.ErrorIs(t, SetState(t.Context(), client, 1, first, command.BrokerFenced), command.ErrFenced)
-	for _, p := range client.Image().Partitions(id) {
-		require.Equal(t, record.Epoch(2), p.LeaderEpoch, "one for the loss of the first process, one for the second")
-		require.Equal(t, int32(1), p.Leader)
-	}
-	require.NoError(t, SetState(t.Context(), client, 1, second, command.BrokerFenced))
-	for _, p := range client.Image().Partitions(id) {
-		require.Equal(t, int32(-1), p.Leader)
-		require.Equal(t, []int32{1}, p.ISR)
-	}
-	reg()
-	for _, p := range client.Image().Partitions(id) {
-		require.Equal(t, int32(1), p.Leader)
-		require.Equal(t, record.Epoch(4), p.LeaderEpoch)
-	}
-	require.NoError(t, state.Close())
+		now := time.Now()
+		opts := LeaseOptions{Session: 9 * time.Second, Grant: 2 * time.Second}
+		at := func(d time.Duration, suspect bool) bool {
+			l := NewLeases(opts, now, w.Image())
+			if suspect {
+				l.Suspect(1, w.Image().Broker(1).Epoch, false)
+			}
+			return l.Expired(now.Add(d), 1)
+		}
+		require.False(t, at(2*time.Second-1, true))
+		require.True(t, at(2*time.Second, true))
+		require.False(t, at(9*time.Second-1, false))
+		require.True(t, at(9*time.Second, false))
+	})
+}
+
+// TestPausedLeader: a process that did not run for a while finds every lease ended
+// and the heartbeats of the meantime unread. It must not fence anybody for it.
+func TestPausedLeader(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, err := Register(t.Context(), w, &command.RegisterBroker{BrokerID: 1, DirectoryID: uuid.New(), Incarnation: uuid.New()})
+		require.NoError(t, err)
+		now := time.Now()
+		l := NewLeases(LeaseOptions{}, now, w.Image())
+		require.Empty(t, Decide(now, w.Image(), l))
+		now = now.Add(time.Minute)
+		require.Empty(t, Decide(now, w.Image(), l), "fenced for the leader's own pause")
+		for range 4 {
+			now = l.Next(now)
+			require.Empty(t, Decide(now.Add(-time.Millisecond), w.Image(), l))
+		}
+		require.Len(t, Decide(now, w.Image(), l), 1)
+	})
+}
+
+// TestUnsureLeaderGrantsNothing: a node that cannot tell whether it still leads
+// grants no lease, and one that does not lead says so.
+func TestUnsureLeaderGrantsNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, stop := w.controller(UpkeepOptions{})
+		all, leave := w.join(t, 1)
+		w.mu.Lock()
+		w.refuse = errors.New("no quorum")
+		w.mu.Unlock()
+		require.Error(t, all[0].beat(t.Context()))
+		time.Sleep(3 * time.Second)
+		require.False(t, all[0].Lease().Valid())
+		stop()
+		require.ErrorContains(t, all[0].beat(t.Context()), CodeNotLeader)
+		leave()
+	})
+}
+
+// TestControlledShutdown: leaderships move to replicas in sync before the broker
+// goes; one that is catching up is waited for; what nobody else has stays until the
+// end and does not hold it up.
+func TestControlledShutdown(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		check := w.check
+		w.check = func(cmd command.Command, old, img *metadata.Image) {
+			check(cmd, old, img)
+			for tp, p := range img.AllPartitions() {
+				for _, id := range p.Replicas {
+					require.False(t, p.Leader < 0 && img.Broker(id).Eligible() && p.InSync(id), "%s has no leader", tp)
+				}
+			}
+		}
+		_, stop := w.controller(UpkeepOptions{})
+		defer stop()
+		all, leave := w.join(t, 3)
+		defer leave()
+		synced := w.topic(t, "synced", []int32{1, 2, 3}, []int32{2, 1, 3})
+		slow := w.topic(t, "slow", []int32{1, 2})
+		alone := w.topic(t, "alone", []int32{1})
+		w.isr(t, record.TopicPartition{Topic: slow}, 1)
+		done := make(chan error, 1)
+		go func() { done <- all[0].Shutdown(t.Context()) }()
+		time.Sleep(5 * time.Second)
+		img := w.Image()
+		require.True(t, img.Broker(1).ShuttingDown)
+		require.False(t, img.Broker(1).Fenced, "went while a replica was catching up")
+		require.True(t, all[0].Lease().Valid())
+		p := img.Partition(record.TopicPartition{Topic: synced})
+		require.Equal(t, int32(2), p.Leader)
+		require.Equal(t, []int32{2, 3}, p.ISR)
+		require.Equal(t, int32(1), img.Partition(record.TopicPartition{Topic: alone}).Leader)
+		require.Empty(t, done)
+		start := time.Now()
+		w.isr(t, record.TopicPartition{Topic: slow}, 1, 2)
+		require.Equal(t, int32(2), w.Image().Partition(record.TopicPartition{Topic: slow}).Leader, "the step that brought it in sync has to move the leadership")
+		require.NoError(t, <-done)
+		require.Less(t, time.Since(start), time.Second)
+		img = w.Image()
+		require.True(t, img.Broker(1).Fenced)
+		require.Equal(t, int32(-1), img.Partition(record.TopicPartition{Topic: alone}).Leader)
+		require.Equal(t, int32(1), img.Partition(record.TopicPartition{Topic: alone}).LastKnownLeader)
+		require.False(t, all[0].Lease().Valid())
+
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		w.setCut("b2", true)
+		require.ErrorIs(t, all[1].Shutdown(ctx), context.DeadlineExceeded)
+	})
+}
+
+// TestWipedBrokerWaitsForItsFormerLife: the id comes back from another directory
+// while the old process is not fenced yet.
+func TestWipedBrokerWaitsForItsFormerLife(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, stop := w.controller(UpkeepOptions{})
+		defer stop()
+		_, leave := w.join(t, 2)
+		topic := w.topic(t, "a", []int32{1, 2})
+		leave()
+		again := w.heartbeater(1, uuid.New(), nil)
+		start := time.Now()
+		epoch, err := again.Register(t.Context())
+		require.NoError(t, err)
+		require.Less(t, time.Since(start), 4*time.Second)
+		require.Equal(t, epoch, w.Image().Broker(1).Epoch)
+		p := w.Image().Partition(record.TopicPartition{Topic: topic})
+		require.False(t, p.InSync(1), "%+v", p)
+
+		defer run(w.heartbeater(2, w.Image().Broker(2).DirectoryID, nil).Run)()
+		third := w.heartbeater(1, uuid.New(), nil)
+		defer run(again.Run)()
+		require.NoError(t, again.Active(t.Context()))
+		_, err = third.Register(t.Context())
+		require.ErrorIs(t, err, command.ErrDuplicateBroker, "took the id of a broker that is alive")
+	})
+}
+
+// TestUnregisteredBrokerComesBack: a broker that was unregistered though it is alive
+// registers again.
+func TestUnregisteredBrokerComesBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, stop := w.controller(UpkeepOptions{})
+		defer stop()
+		all, leave := w.join(t, 1)
+		defer leave()
+		first := all[0].Epoch()
+		w.setCut("b1", true)
+		time.Sleep(4 * time.Second)
+		_, err := w.Propose(t.Context(), &command.UnregisterBroker{BrokerID: 1, BrokerEpoch: -1})
+		require.NoError(t, err)
+		require.Nil(t, w.Image().Broker(1))
+		w.setCut("b1", false)
+		time.Sleep(time.Second)
+		require.NoError(t, all[0].Active(t.Context()))
+		require.Greater(t, all[0].Epoch(), first)
+	})
+}
+
+// TestUpkeep: leaderships go back where they belong, and internal topics grow as
+// brokers join.
+func TestUpkeep(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, stop := w.controller(UpkeepOptions{Balance: true, BalancePercent: -1, InternalFactor: 3})
+		defer stop()
+		_, leave := w.join(t, 1)
+		defer leave()
+		internal := w.newTopic(t, command.NewTopic{ID: record.NewTopicID(), Name: "__consumer_offsets", Internal: true, Assignments: [][]int32{{1}, {1}, {1}}})
+		plain := w.topic(t, "plain", []int32{1})
+		for id := int32(2); id <= 3; id++ {
+			h := w.heartbeater(id, uuid.New(), nil)
+			_, err := h.Register(t.Context())
+			require.NoError(t, err)
+			defer run(h.Run)()
+			require.NoError(t, h.Active(t.Context()))
+		}
+		time.Sleep(6 * time.Second)
+		first := map[int32]int{}
+		for n, p := range w.Image().Partitions(internal) {
+			require.ElementsMatch(t, []int32{1, 2, 3}, p.Replicas)
+			require.Equal(t, int32(1), p.Leader)
+			require.Equal(t, 1, p.Factor(), "min.insync.replicas rose before the replicas were there")
+			w.isr(t, record.TopicPartition{Topic: internal, Partition: n}, 1, 2, 3)
+			first[p.Replicas[0]]++
+		}
+		require.Equal(t, map[int32]int{1: 1, 2: 1, 3: 1}, first)
+		for _, p := range w.Image().Partitions(internal) {
+			require.False(t, p.Reassigning())
+			require.Equal(t, int32(1), p.Leader)
+		}
+		time.Sleep(5 * time.Minute)
+		for _, p := range w.Image().Partitions(internal) {
+			require.Equal(t, p.Replicas[0], p.Leader)
+		}
+		require.Equal(t, []int32{1}, w.Image().Partition(record.TopicPartition{Topic: plain}).Replicas)
+	})
 }

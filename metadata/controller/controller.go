@@ -1,0 +1,307 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/link"
+)
+
+// Calls are calls between nodes; *link.Link has them.
+type Calls interface {
+	Call(ctx context.Context, addr, name string, body []byte) ([]byte, error)
+	HandleCall(name string, fn func(ctx context.Context, p link.Peer, body []byte) ([]byte, error))
+}
+
+// Options configure a Controller.
+type Options struct {
+	// Meta proposes from this node. Required.
+	Meta Proposer
+	// Calls serves the heartbeats. Required.
+	Calls Calls
+	// Verify returns nil if this node still led the metadata at some time after the
+	// call; it writes nothing. A node that was paused may believe that it leads, and
+	// must not grant leases. Required.
+	Verify func(context.Context) error
+	Leases LeaseOptions
+	Upkeep UpkeepOptions
+	Logger *slog.Logger
+}
+
+// Controller is the metadata leader's own work: it holds the brokers' leases, fences
+// and unfences, and looks after placement now and then. Every node has one, which
+// answers heartbeats with CodeNotLeader until Run. It holds nothing that a new leader
+// would miss.
+type Controller struct {
+	opts Options
+	// poke wakes Run.
+	poke chan struct{}
+
+	mu struct {
+		sync.Mutex
+		// leases is nil while this node does not lead.
+		leases *Leases
+		// fencing are the brokers whose fencing is under way: they get no lease.
+		fencing map[int32]bool
+		// gone are processes that ended, remembered for when this node begins to
+		// lead: the one that ended may have led.
+		gone map[uuid.UUID]ended
+	}
+}
+
+// ended is a process that ended: the epoch that it had registered, and when that was
+// noticed.
+type ended struct {
+	epoch int64
+	at    time.Time
+}
+
+// goneFor is how long the end of a process is remembered.
+const goneFor = 30 * time.Second
+
+// retryAfter is the pause after a change that could not be committed.
+const retryAfter = 100 * time.Millisecond
+
+// proposeTime bounds one proposal. It is long: leadership ends it sooner.
+const proposeTime = 10 * time.Second
+
+// New makes the node's controller and begins to answer heartbeats.
+func New(opts Options) *Controller {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	opts.Leases = opts.Leases.withDefaults()
+	opts.Upkeep = opts.Upkeep.withDefaults()
+	c := &Controller{opts: opts, poke: make(chan struct{}, 1)}
+	c.mu.fencing = map[int32]bool{}
+	c.mu.gone = map[uuid.UUID]ended{}
+	opts.Calls.HandleCall(callHeartbeat, c.heartbeat)
+	return c
+}
+
+// Run does the leader's work until ctx ends. It is for raftnode's OnLead: the image
+// has everything that was committed before this node began to lead.
+func (c *Controller) Run(ctx context.Context) {
+	c.begin(time.Now())
+	defer c.end()
+	upkeep := newUpkeep(c.opts.Upkeep, time.Now())
+	for ctx.Err() == nil {
+		failed := c.settleBrokers(ctx)
+		if !failed {
+			failed = c.propose(ctx, upkeep.plan(time.Now(), c.opts.Meta.Image()))
+		}
+		now := time.Now()
+		c.mu.Lock()
+		wake := c.mu.leases.Next(now)
+		c.mu.Unlock()
+		if due := upkeep.next(); due.Before(wake) {
+			wake = due
+		}
+		if failed {
+			wake = now.Add(retryAfter)
+		}
+		timer := time.NewTimer(max(wake.Sub(now), time.Millisecond))
+		select {
+		case <-ctx.Done():
+		case <-c.poke:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+func (c *Controller) begin(now time.Time) {
+	img := c.opts.Meta.Image()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.leases = NewLeases(c.opts.Leases, now, img)
+	for dir, e := range c.mu.gone {
+		if b := brokerIn(img, dir); b != nil && now.Sub(e.at) < goneFor {
+			c.mu.leases.Suspect(b.ID, e.epoch, true)
+		}
+	}
+}
+
+func (c *Controller) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.leases = nil
+	clear(c.mu.fencing)
+}
+
+// settleBrokers carries out one round of decisions; failed says that it has to be
+// repeated soon.
+func (c *Controller) settleBrokers(ctx context.Context) (failed bool) {
+	img := c.opts.Meta.Image()
+	c.mu.Lock()
+	commands := Decide(time.Now(), img, c.mu.leases)
+	for _, cmd := range commands {
+		if s, ok := cmd.(*command.SetBrokerState); ok && s.State == command.BrokerFenced {
+			c.mu.fencing[s.BrokerID] = true
+		}
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		clear(c.mu.fencing)
+		c.mu.Unlock()
+	}()
+	return c.propose(ctx, commands)
+}
+
+// propose commits commands in order. What is refused because the world moved on is
+// passed over: whoever moved it knew better.
+func (c *Controller) propose(ctx context.Context, commands []command.Command) (failed bool) {
+	for _, cmd := range commands {
+		if ctx.Err() != nil {
+			return true
+		}
+		bounded, cancel := context.WithTimeout(ctx, proposeTime)
+		start := time.Now()
+		res, err := c.opts.Meta.Propose(bounded, cmd)
+		cancel()
+		var refused *command.Error
+		switch {
+		case err == nil:
+			c.tell(cmd, res, time.Since(start))
+		case errors.As(err, &refused):
+			c.opts.Logger.Info("controller: change refused", "command", cmd.Kind(), "reason", err)
+		default:
+			if ctx.Err() == nil {
+				c.opts.Logger.Warn("controller: change not committed", "command", cmd.Kind(), "error", err)
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// tell logs what was done.
+func (c *Controller) tell(cmd command.Command, res command.Result, took time.Duration) {
+	var state string
+	switch cmd := cmd.(type) {
+	case *command.SetBrokerState:
+		switch cmd.State {
+		case command.BrokerFenced:
+			state = "fenced"
+		case command.BrokerActive:
+			state = "active"
+		case command.BrokerShuttingDown:
+			state = "shutting down"
+		}
+		c.opts.Logger.Info("controller: broker is "+state, "broker", cmd.BrokerID, "epoch", cmd.BrokerEpoch, "index", res.Index, "took", took)
+	default:
+		done, refused := 0, 0
+		for _, it := range res.Items {
+			if it.Err != nil {
+				refused++
+			} else {
+				done++
+			}
+		}
+		c.opts.Logger.Info("controller: "+string(cmd.Kind()), "done", done, "refused", refused, "took", took)
+	}
+}
+
+func (c *Controller) wake() {
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
+}
+
+// heartbeat answers a broker.
+func (c *Controller) heartbeat(ctx context.Context, _ link.Peer, body []byte) ([]byte, error) {
+	var hb Heartbeat
+	if err := decodeJSON(body, &hb); err != nil {
+		return nil, err
+	}
+	grant, err := c.hear(&hb)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.opts.Verify(ctx); err != nil {
+		return nil, &link.CallError{Code: CodeNotLeader, Message: fmt.Sprintf("cannot tell whether this node leads: %v", err)}
+	}
+	return encodeJSON(grant), nil
+}
+
+// hear notes a heartbeat and works its answer out.
+func (c *Controller) hear(hb *Heartbeat) (Grant, error) {
+	now := time.Now()
+	img := c.opts.Meta.Image()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.leases == nil {
+		return Grant{}, &link.CallError{Code: CodeNotLeader, Message: "this node does not lead the metadata"}
+	}
+	if !c.mu.leases.Hear(now, img, hb) {
+		return Grant{}, &link.CallError{Code: CodeStaleEpoch, Message: fmt.Sprintf("broker %d is not registered under epoch %d", hb.BrokerID, hb.BrokerEpoch)}
+	}
+	b := img.Broker(hb.BrokerID)
+	g := Grant{Fenced: b.Fenced, Clock: now.UnixMilli()}
+	if !b.Fenced && !c.mu.fencing[b.ID] {
+		// Two percent less, should the broker's clock be slower than this one's.
+		g.Lease = (c.opts.Leases.Grant - c.opts.Leases.Grant/50).Milliseconds()
+	}
+	g.Shutdown = hb.WantShutdown && b.Fenced
+	if b.Fenced && hb.Ready && !hb.WantShutdown || hb.WantShutdown && !b.Fenced {
+		c.wake()
+	}
+	return g, nil
+}
+
+// Suspect takes a hint that the process in a data directory failed. gone says that it
+// has certainly ended (its port refuses connections): then it is fenced at once, else
+// as soon as its lease allows. For link.Options.OnGone (gone) and failures that Serf
+// sees (not gone). A hint about a process that has registered again since is void, and
+// so is one that a heartbeat follows.
+func (c *Controller) Suspect(directory uuid.UUID, gone bool) {
+	b := brokerIn(c.opts.Meta.Image(), directory)
+	if b == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	for dir, e := range c.mu.gone {
+		if now.Sub(e.at) >= goneFor {
+			delete(c.mu.gone, dir)
+		}
+	}
+	if gone {
+		c.mu.gone[directory] = ended{epoch: b.Epoch, at: now}
+	}
+	if c.mu.leases != nil {
+		c.mu.leases.Suspect(b.ID, b.Epoch, gone)
+		c.wake()
+	}
+}
+
+// Status returns what the heartbeats say of a broker; false if this node does not
+// lead, or never heard of it.
+func (c *Controller) Status(broker int32) (Status, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.leases == nil {
+		return Status{}, false
+	}
+	return c.mu.leases.Status(broker)
+}
+
+func brokerIn(img *metadata.Image, directory uuid.UUID) *metadata.Broker {
+	for b := range img.Brokers() {
+		if b.DirectoryID == directory {
+			return b
+		}
+	}
+	return nil
+}

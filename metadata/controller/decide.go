@@ -1,0 +1,79 @@
+package controller
+
+import (
+	"slices"
+	"time"
+
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
+)
+
+// drainWait is how long a broker that leads nothing any more waits for the others
+// to have heard of it, before its shutdown is granted.
+const drainWait = 2 * time.Second
+
+// Decide returns the changes of brokers' states that leases and image call for, each
+// at most once; what follows from them for partitions, the state machine does. It
+// depends on its arguments alone. It notes in the leases which brokers are drained.
+//
+//   - A broker whose lease ended is fenced.
+//   - A fenced broker becomes active once it is heard, ready, and has applied its own
+//     registration.
+//   - A broker that wants to shut down is announced to be shutting down. It is fenced,
+//     which grants the shutdown, once it leads nothing that an active replica could
+//     lead now or after catching up, and the active brokers know.
+func Decide(now time.Time, img *metadata.Image, l *Leases) []command.Command {
+	l.Tick(now, img)
+	var out []command.Command
+	set := func(b *metadata.Broker, state command.BrokerState) {
+		out = append(out, &command.SetBrokerState{BrokerID: b.ID, BrokerEpoch: b.Epoch, State: state})
+	}
+	for b := range img.Brokers() {
+		have := l.brokers[b.ID]
+		expired := l.Expired(now, b.ID)
+		switch {
+		case !b.Fenced && expired:
+			set(b, command.BrokerFenced)
+		case b.Fenced:
+			if !expired && !b.ShuttingDown && have.ready && !have.WantShutdown && !have.Heard.IsZero() && have.Applied >= uint64(b.Epoch) {
+				set(b, command.BrokerActive)
+			}
+		case have.WantShutdown && !b.ShuttingDown:
+			set(b, command.BrokerShuttingDown)
+		case b.ShuttingDown && l.drained(now, img, b.ID):
+			set(b, command.BrokerFenced)
+		}
+	}
+	return out
+}
+
+// drained reports whether a broker that is shutting down may go.
+func (l *Leases) drained(now time.Time, img *metadata.Image, broker int32) bool {
+	b := l.brokers[broker]
+	if b.drainedAt == 0 {
+		if needed(img, broker) {
+			return false
+		}
+		b.drainedAt, b.drainedSince = img.Index(), now
+	}
+	if now.Sub(b.drainedSince) >= drainWait {
+		return true
+	}
+	for id, other := range l.brokers {
+		if id != broker && img.Broker(id).Eligible() && other.Applied < b.drainedAt {
+			return false
+		}
+	}
+	return true
+}
+
+// needed reports whether a broker leads a partition that another active replica
+// does not lead only because it has not caught up yet.
+func needed(img *metadata.Image, broker int32) bool {
+	for _, p := range img.AllPartitions() {
+		if p.Leader == broker && slices.ContainsFunc(p.Replicas, func(id int32) bool { return img.Broker(id).Eligible() }) {
+			return true
+		}
+	}
+	return false
+}
