@@ -8,9 +8,10 @@ import (
 	"time"
 
 	"github.com/firnlog/firn/integration/harness"
+	"github.com/firnlog/firn/internal/testminio"
 )
 
-func TestMain(m *testing.M) { harness.Main(m) }
+func TestMain(m *testing.M) { harness.Main(m, testminio.StopShared) }
 
 const (
 	// harnessLimit bounds what follows from a fault's end.

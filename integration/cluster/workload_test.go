@@ -46,7 +46,8 @@ var tiered = []string{"remote.storage.enable", "true", "segment.bytes", "1048576
 //
 //   - idempotent producers with acks=all that never give a record up;
 //   - a consumer group whose members commit every poll;
-//   - a reader that follows all partitions;
+//   - a reader that follows all partitions, and one that reads the replicas in its
+//     rack (KIP-392);
 //   - an administrator who asks for ends and for committed offsets.
 type workload struct {
 	t    *testing.T
@@ -100,7 +101,8 @@ func startWorkload(t *testing.T, c *harness.Cluster, settings ...string) *worklo
 	for i := range members {
 		w.reading.Go(func() { w.member(readCtx, fmt.Sprintf("g%d", i+1)) })
 	}
-	w.reading.Go(func() { w.follow(readCtx) })
+	w.reading.Go(func() { w.follow(readCtx, "reader") })
+	w.reading.Go(func() { w.follow(readCtx, "near reader", kgo.Rack(c.Brokers[len(c.Brokers)-1].Rack())) })
 	w.reading.Go(func() { w.ask(readCtx) })
 	w.progress(200, time.Minute)
 	return w
@@ -303,10 +305,9 @@ func starts() map[int32]int64 {
 }
 
 // follow reads all partitions from their start, and then as they grow.
-func (w *workload) follow(ctx context.Context) {
-	const name = "reader"
+func (w *workload) follow(ctx context.Context, name string, opts ...kgo.Opt) {
 	w.assign(name, starts())
-	c := w.c.Client(direct(starts())...)
+	c := w.c.Client(append(direct(starts()), opts...)...)
 	defer c.Close()
 	for ctx.Err() == nil {
 		begin := w.hist.Now()
@@ -314,7 +315,7 @@ func (w *workload) follow(ctx context.Context) {
 		for _, e := range fetches.Errors() {
 			var lost *kgo.ErrDataLoss
 			if errors.As(e.Err, &lost) {
-				w.fail(fmt.Errorf("the reader of %s-%d: %w", e.Topic, e.Partition, e.Err))
+				w.fail(fmt.Errorf("the %s of %s-%d: %w", name, e.Topic, e.Partition, e.Err))
 			}
 		}
 		w.note(name, begin, fetches)

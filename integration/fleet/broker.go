@@ -49,12 +49,15 @@ func (b *Broker) Running() bool {
 	}
 }
 
+// Rack is the broker's rack, one of its own.
+func (b *Broker) Rack() string { return "rack-" + strconv.Itoa(int(b.ID)) }
+
 // Args are the command line without the program.
 func (b *Broker) Args() []string {
 	expect := min(len(b.fleet.Brokers), 3)
 	args := []string{"serve", "--data", b.DataDir, "--listen", b.Kafka, "--admin", b.Admin, "--object-store", b.fleet.opts.Store}
 	settings := []string{
-		"node.id=" + strconv.Itoa(int(b.ID)), "bootstrap.expect=" + strconv.Itoa(expect),
+		"node.id=" + strconv.Itoa(int(b.ID)), "broker.rack=" + b.Rack(), "bootstrap.expect=" + strconv.Itoa(expect),
 		"cluster.listen=" + b.Cluster, "gossip.listen=" + b.Gossip, "gossip.advertised=" + b.Gossip, "cluster.join=" + b.Join,
 		"gossip.key=" + b.fleet.key,
 		"default.replication.factor=" + strconv.Itoa(expect), "offsets.topic.replication.factor=" + strconv.Itoa(expect),
