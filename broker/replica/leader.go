@@ -113,6 +113,11 @@ func (r *Replica) Tick(now time.Time, eligible func(id int32) bool) Effects {
 		if f != nil && eligible != nil {
 			f.noteEligible(now, eligible(id))
 		}
+		if f != nil && f.logEnd == r.logEnd {
+			// It has all there is. A fetch session does not look at a partition that
+			// has nothing new, so no fetch says that of one that has been idle.
+			f.caughtUp = now
+		}
 		if id == r.id || f == nil || !r.lags(now, f) {
 			keep = append(keep, id)
 		}

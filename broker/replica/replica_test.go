@@ -71,6 +71,20 @@ func TestShrinkCountsOnlyWhenCommitted(t *testing.T) {
 	require.EqualValues(t, 120, eff.HighWatermark)
 }
 
+// A follower of an idle partition is not heard of. It had all there was until the
+// first append, and has the whole lag time from then.
+func TestIdleFollowersDoNotLag(t *testing.T) {
+	r := leader(t, Config{MinISR: 1, LagMax: 10 * time.Second}, 1, 2)
+	r.Appended(100)
+	r.Fetched(t0, 2, 1, 100, true)
+	for s := range 100 {
+		require.Nil(t, r.Tick(t0.Add(time.Duration(s)*time.Second), nil).Propose)
+	}
+	r.Appended(101)
+	require.Nil(t, r.Tick(t0.Add(109*time.Second), nil).Propose)
+	require.NotNil(t, r.Tick(t0.Add(110*time.Second), nil).Propose)
+}
+
 func TestMinISRHoldsTheWatermark(t *testing.T) {
 	r := leader(t, Config{MinISR: 2}, 1)
 	require.False(t, r.EnoughInSync())
