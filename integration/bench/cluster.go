@@ -126,12 +126,12 @@ func (c *cluster) createTopic(ctx context.Context, name string, replicas [][]int
 	return nil
 }
 
-// spread are the replicas of n partitions over the brokers: their leaders in
-// turns, and the next brokers as followers.
-func spread(n, factor int) [][]int32 {
+// spread are the replicas of n partitions on all brokers, each the preferred leader
+// in turns.
+func spread(n int) [][]int32 {
 	all := make([][]int32, n)
 	for p := range all {
-		for i := range factor {
+		for i := range clusterSize {
 			all[p] = append(all[p], int32(1+(p+i)%clusterSize))
 		}
 	}

@@ -207,7 +207,7 @@ func (o outage) add(f *[2]Figure) {
 }
 
 func (c *cluster) killings(ctx context.Context, plain, both *[2]Figure, meta *Figure) error {
-	if err := c.createTopic(ctx, failTopic, spread(failPartitions, clusterSize), map[string]string{"remote.storage.enable": "false"}); err != nil {
+	if err := c.createTopic(ctx, failTopic, spread(failPartitions), map[string]string{"remote.storage.enable": "false"}); err != nil {
 		return err
 	}
 	for range c.env.Runs {
@@ -262,7 +262,7 @@ func (c *cluster) newController(ctx context.Context, began time.Time, gone *flee
 }
 
 func (c *cluster) blackholes(ctx context.Context, hole *[2]Figure) error {
-	if err := c.createTopic(ctx, failTopic, spread(failPartitions, clusterSize), map[string]string{"remote.storage.enable": "false"}); err != nil {
+	if err := c.createTopic(ctx, failTopic, spread(failPartitions), map[string]string{"remote.storage.enable": "false"}); err != nil {
 		return err
 	}
 	for range c.env.Runs {

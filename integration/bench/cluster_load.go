@@ -113,7 +113,7 @@ func rolling(ctx context.Context, e *Env) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.createTopic(ctx, failTopic, spread(failPartitions, clusterSize), map[string]string{"remote.storage.enable": "false"}); err != nil {
+	if err := c.createTopic(ctx, failTopic, spread(failPartitions), map[string]string{"remote.storage.enable": "false"}); err != nil {
 		return nil, err
 	}
 	for range e.Runs {

@@ -164,7 +164,7 @@ func manyPartitions(ctx context.Context, e *Env) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.createTopic(ctx, failTopic, spread(n, clusterSize), map[string]string{"remote.storage.enable": "false"}); err != nil {
+	if err := c.createTopic(ctx, failTopic, spread(n), map[string]string{"remote.storage.enable": "false"}); err != nil {
 		return nil, err
 	}
 	for range e.Runs {

@@ -60,12 +60,20 @@ func (b *Broker) AwaitReady(ctx context.Context) error {
 			return ended{fmt.Errorf("fleet: broker %d ended while it started: %v", b.ID, b.proc.cmd.ProcessState)}
 		default:
 		}
-		status, body, err := b.Get(ctx, "/readyz")
-		if err == nil && status != http.StatusOK {
-			err = fmt.Errorf("status %d: %s", status, body)
-		}
-		return err
+		return b.ready(ctx)
 	})
+}
+
+// ready asks whether the broker serves.
+func (b *Broker) ready(ctx context.Context) error {
+	status, body, err := b.Get(ctx, "/readyz")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("status %d: %s", status, body)
+	}
+	if err != nil {
+		return fmt.Errorf("fleet: broker %d is not ready: %w", b.ID, err)
+	}
+	return nil
 }
 
 // ended is an error that waiting does not cure.
@@ -114,8 +122,8 @@ func (f *Fleet) AwaitHealthy(ctx context.Context) error {
 				return ended{fmt.Errorf("fleet: broker %d ended: %v", b.ID, b.proc.cmd.ProcessState)}
 			default:
 			}
-			if status, body, err := b.Get(ctx, "/readyz"); err != nil || status != http.StatusOK {
-				return fmt.Errorf("broker %d is not ready: status %d: %s (%v)", b.ID, status, body, err)
+			if err := b.ready(ctx); err != nil {
+				return err
 			}
 			var h adminapi.ClusterHealth
 			if err := b.GetJSON(ctx, adminapi.PathClusterHealth, &h); err != nil {
