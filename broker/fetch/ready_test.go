@@ -44,7 +44,7 @@ type told struct {
 	next             record.Offset
 }
 
-// reader is a client with a session.
+// sessionReader is a client with a session.
 type sessionReader struct {
 	b        *node
 	s        *Service
@@ -54,21 +54,24 @@ type sessionReader struct {
 	maxBytes int64
 	minBytes int64
 	wait     time.Duration
+	follower bool
+	resolve  func([]SessionPartition, []Want) []Want
 }
 
 func newSessionReader(b *node, s *Service) *sessionReader {
-	return &sessionReader{b: b, s: s, sessions: NewSessions(4), maxBytes: 1 << 20, minBytes: 1}
+	return &sessionReader{b: b, s: s, sessions: NewSessions(4), maxBytes: 1 << 20, minBytes: 1, resolve: b.resolve}
 }
 
 // request begins a fetch, and returns it with its plan.
 func (c *sessionReader) request(parts []SessionPartition, forgotten ...SessionKey) (*Request, *Plan) {
-	plan, err := c.sessions.Begin(Begin{Now: time.Now(), ID: c.id, Epoch: c.epoch, Parts: parts, Forgotten: forgotten})
+	plan, err := c.sessions.Begin(Begin{Now: time.Now(), ID: c.id, Epoch: c.epoch, Follower: c.follower,
+		Parts: parts, Forgotten: forgotten})
 	require.NoError(c.b.t, err)
-	r := &Request{Ctx: context.Background(), MinBytes: c.minBytes, MaxBytes: c.maxBytes, MaxWait: c.wait, Resolve: c.b.resolve}
+	r := &Request{Ctx: context.Background(), MinBytes: c.minBytes, MaxBytes: c.maxBytes, MaxWait: c.wait, Resolve: c.resolve}
 	if plan.Incremental {
 		r.Plan = plan
 	} else {
-		r.Wants = c.b.resolve(plan.Parts, nil)
+		r.Wants = c.resolve(plan.Parts, nil)
 	}
 	c.id, c.epoch = plan.ID, nextEpoch(c.epoch)
 	if plan.ID == 0 {
