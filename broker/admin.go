@@ -59,6 +59,8 @@ func (b *Broker) startAdmin() error {
 	mux.HandleFunc("GET "+adminapi.PathTierStatus, b.whenReady(b.tierStatus))
 	mux.HandleFunc("GET "+adminapi.PathTierMap, b.whenReady(b.tierMap))
 	mux.HandleFunc("GET "+adminapi.PathTierVerify, b.whenReady(b.tierVerify))
+	mux.HandleFunc("GET "+adminapi.PathClusterHealth, b.whenReady(b.serveHealth))
+	mux.HandleFunc("GET "+adminapi.PathClusterBrokers, b.whenReady(b.serveBrokers))
 	b.admin = &adminServer{addr: l.Addr(), http: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}}
 	go func() {
 		if err := b.admin.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {

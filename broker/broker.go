@@ -2,13 +2,16 @@
 // what order, and what stops it.
 //
 // Start: the data directory is locked; listeners are bound, so that clients queue
-// in the kernel; the metadata log opens and this process registers in it; the
-// node is elected for the partitions that it led; their logs open; group state
-// loads; the listeners serve. The object store is not waited for: while it is
-// down records pile up on disk, which shows as upload lag.
+// in the kernel; the port between brokers opens, and the node agrees with the others
+// on how it goes on; the metadata log opens and this process registers in it, fenced;
+// its logs open; it is unfenced, and elected for the partitions that wait for it;
+// group state loads; the listeners serve. The object store is not waited for: while
+// it is down records pile up on disk, which shows as upload lag.
 //
-// Stop: the listeners stop reading and drain; coordinators resign; logs close
-// with the mark of a clean shutdown; the metadata log closes last.
+// Stop: partitions and the metadata's leadership are handed to other brokers, which
+// this one serves until they have them; the listeners stop reading and drain;
+// coordinators resign; logs close with the mark of a clean shutdown; the metadata log
+// closes last.
 //
 // A failed fsync stops the broker: what the disk holds is unknown from then on.
 package broker
@@ -21,7 +24,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -29,7 +31,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/google/uuid"
 
 	"github.com/firnlog/firn/broker/api"
 	"github.com/firnlog/firn/broker/config"
@@ -38,11 +39,7 @@ import (
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/commitlog"
-	"github.com/firnlog/firn/metadata"
-	"github.com/firnlog/firn/metadata/command"
-	"github.com/firnlog/firn/metadata/controller"
 	"github.com/firnlog/firn/metadata/raftnode"
-	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/reclaim"
 )
 
@@ -56,6 +53,7 @@ type Broker struct {
 
 	dir       *commitlog.Dir
 	meta      *raftnode.Node
+	cluster   *cluster
 	parts     *partition.Set
 	groups    *group.Coordinator
 	fetches   *fetch.Service
@@ -90,8 +88,8 @@ func Check(cfg config.Config) error {
 	if len(cfg.Listeners) == 0 {
 		return errors.New("no listener is configured: set listeners, for example PLAINTEXT://127.0.0.1:9092")
 	}
-	if cfg.BootstrapExpect != 1 {
-		return fmt.Errorf("bootstrap.expect is %d, but clusters of several nodes are not served yet: for a single node set bootstrap.expect to 1 (in the file, or --set bootstrap.expect=1)", cfg.BootstrapExpect)
+	if !cfg.Clustered() && cfg.BootstrapExpect != 1 {
+		return fmt.Errorf("bootstrap.expect is %d, but cluster.listen is empty, so this node stays alone: set cluster.listen, or bootstrap.expect to 1", cfg.BootstrapExpect)
 	}
 	return nil
 }
@@ -161,10 +159,13 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 	}
 	b.ready.Store(false)
 	clean = err == nil
-	b.fetches.Drain()
-	b.groups.Close()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.ShutdownTimeout)
 	defer cancel()
+	if clean {
+		b.leave(stop)
+	}
+	b.fetches.Drain()
+	b.groups.Close()
 	if cut := b.wire.Shutdown(stop); cut != nil {
 		b.log.Warn("connections were cut", "err", cut)
 	}
@@ -204,6 +205,9 @@ func (b *Broker) start(ctx context.Context) error {
 	if err := b.startAdmin(); err != nil {
 		return err
 	}
+	if err := b.startLink(); err != nil {
+		return err
+	}
 	if err := b.startMetadata(ctx); err != nil {
 		return err
 	}
@@ -216,6 +220,9 @@ func (b *Broker) start(ctx context.Context) error {
 	}
 	b.startAPI()
 	if err := b.follow(ctx); err != nil {
+		return err
+	}
+	if err := b.takePart(ctx); err != nil {
 		return err
 	}
 	if b.tier != nil {
@@ -286,79 +293,12 @@ func (b *Broker) checkOrigin(metadataDir string) error {
 	return nil
 }
 
-// checkNodeID refuses a changed node.id: the partitions of this directory are
-// placed on the id that it had.
-func (b *Broker) checkNodeID() error {
-	for known := range b.meta.Image().Brokers() {
-		if known.DirectoryID == b.dir.DirectoryID() && known.ID != b.cfg.ID {
-			return fmt.Errorf("node.id is %d, but %s belongs to node %d: correct node.id or data.dir", b.cfg.ID, b.cfg.DataDir, known.ID)
-		}
-	}
-	return nil
-}
-
-// startMetadata opens the metadata log, and registers this process in it.
-func (b *Broker) startMetadata(ctx context.Context) error {
-	clusterID := b.cfg.ClusterID
-	if clusterID == "" {
-		clusterID = b.dir.ClusterID()
-	}
-	if clusterID == "" {
-		clusterID = record.NewTopicID().String() // 22 characters of base64url, as Kafka's
-	}
-	metadataDir := filepath.Join(b.cfg.DataDir, "metadata")
-	err := b.checkOrigin(metadataDir)
-	if err != nil {
-		return err
-	}
-	b.meta, err = raftnode.Open(raftnode.Options{
-		Dir: metadataDir, DirectoryID: b.dir.DirectoryID(),
-		ClusterID: clusterID, Features: api.Features(), Bootstrap: []raftnode.Server{{DirectoryID: b.dir.DirectoryID(), Voter: true}},
-		OnFatal: func(err error) { b.fail(fmt.Errorf("metadata: %w", err)) }, Logger: b.log,
-	})
-	if err != nil {
-		return fmt.Errorf("metadata: %w", err)
-	}
-	if err := b.meta.Ready(ctx); err != nil {
-		return fmt.Errorf("metadata: %w", err)
-	}
-	have := b.meta.Image().ClusterID()
-	if b.cfg.ClusterID != "" && b.cfg.ClusterID != have {
-		return fmt.Errorf("cluster.id is %s, but %s belongs to cluster %s: correct cluster.id or data.dir", b.cfg.ClusterID, b.cfg.DataDir, have)
-	}
-	if err := b.checkNodeID(); err != nil {
-		return err
-	}
-	if err := b.dir.SetClusterID(have); err != nil {
-		return fmt.Errorf("data directory: %w", err)
-	}
-	return b.register(ctx)
-}
-
-// register announces this process: its addresses, and a broker epoch that makes
-// every earlier life of it stale.
-func (b *Broker) register(ctx context.Context) error {
-	cmd := &command.RegisterBroker{BrokerID: b.cfg.ID, DirectoryID: b.dir.DirectoryID(), Incarnation: uuid.New(),
-		Rack: b.cfg.Rack, Version: Version, Time: time.Now().UnixMilli(), Features: api.SupportedFeatures()}
-	for _, l := range b.cfg.Listeners {
-		port := l.AdvertisedPort
-		if tcp, ok := b.wire.Addr(l.Name).(*net.TCPAddr); ok && port == 0 {
-			port = int32(tcp.Port)
-		}
-		cmd.Endpoints = append(cmd.Endpoints, metadata.Endpoint{Listener: l.Name, Host: l.AdvertisedHost, Port: port, Security: l.Security})
-	}
-	if _, err := controller.Register(ctx, b.meta, cmd); err != nil {
-		return fmt.Errorf("register as broker %d: %w", b.cfg.ID, err)
-	}
-	return nil
-}
-
 func (b *Broker) startParts() {
 	b.parts = partition.NewSet(partition.SetOptions{
 		NodeID: b.cfg.ID, FS: vfs.Default, Dir: b.dir, FlushWorkers: flushWorkers, MaxFiles: logFiles(),
 		Openers: b.cfg.RecoveryThreads, ProducerExpiration: b.cfg.ProducerIDExpiration,
 		LagMax: b.cfg.ReplicaLagTimeMax, BrokerConfigs: b.cfg.Static, Meta: b.meta, OnLeadership: b.leadershipChanged,
-		OnFatal: b.fail, Logger: b.log,
+		LastRemoteState: b.lastRemoteState(), Lease: b.cluster.beats.Lease(), OnFatal: b.fail, Logger: b.log,
 	})
 }
 

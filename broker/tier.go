@@ -210,7 +210,7 @@ func (t *tier) run(b *Broker) {
 	wg.Go(func() {
 		if t.prove(ctx, b) {
 			t.archiver.SetPaused(false)
-			t.sweeper.Run(ctx)
+			close(b.cluster.swept)
 		}
 	})
 	b.undo = append(b.undo, func() { cancel(); wg.Wait() })
@@ -260,6 +260,14 @@ func (t *tier) prove(ctx context.Context, b *Broker) bool {
 		case <-time.After(proveEvery):
 		}
 	}
+}
+
+// lastRemoteState asks the bucket where a partition's history ends; nil without one.
+func (b *Broker) lastRemoteState() partition.RemoteState {
+	if b.tier == nil {
+		return nil
+	}
+	return b.tier.reader.LastState
 }
 
 // poke says that there may be something to copy.

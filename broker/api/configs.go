@@ -196,21 +196,36 @@ func (s *Server) incrementalAlterConfigs(r *wire.Request, req *kmsg.IncrementalA
 	})
 }
 
-// alter validates each change and proposes those that stand, in one command.
-//
-// One alteration at a time: what is appended to a list is resolved against the
-// image, and two at once would lose one.
+// alterAttempts bounds how often a change is worked out anew because another
+// overtook it.
+const alterAttempts = 10
+
+// alter validates each change and proposes those that stand, in one command. What
+// is appended to a list is worked out from the image, so a change that another
+// overtook, at this broker or elsewhere, is worked out again.
 func (s *Server) alter(ctx context.Context, all []configChange, validateOnly bool) {
-	s.altering.Lock()
-	defer s.altering.Unlock()
-	img := s.Meta.Image()
 	refuseRepeated(all)
+	todo := make([]int, 0, len(all))
+	for i := range all {
+		if all[i].err == nil {
+			todo = append(todo, i)
+		}
+	}
+	for attempt := 1; len(todo) > 0; attempt++ {
+		todo = s.alterOnce(ctx, all, todo, validateOnly)
+		if attempt == alterAttempts {
+			return // with the conflict as the answer
+		}
+	}
+}
+
+// alterOnce makes one attempt at the changes named by todo and returns those that
+// were overtaken.
+func (s *Server) alterOnce(ctx context.Context, all []configChange, todo []int, validateOnly bool) (overtaken []int) {
+	img := s.Meta.Image()
 	cmd := &command.AlterConfigs{Request: command.Request{RequestID: uuid.New()}}
 	var slots []int
-	for i := range all {
-		if all[i].err != nil {
-			continue
-		}
+	for _, i := range todo {
 		change, err := s.resolveChange(img, &all[i])
 		if err != nil {
 			if all[i].err = configError(err); all[i].kind == kmsg.ConfigResourceTypeBroker && errors.Is(err, configdef.ErrInvalid) {
@@ -224,7 +239,7 @@ func (s *Server) alter(ctx context.Context, all []configChange, validateOnly boo
 		}
 	}
 	if validateOnly || len(cmd.Changes) == 0 {
-		return
+		return nil
 	}
 	res, err := s.Meta.Propose(ctx, cmd)
 	if err == nil {
@@ -234,7 +249,11 @@ func (s *Server) alter(ctx context.Context, all []configChange, validateOnly boo
 		if all[i].err = err; err == nil {
 			all[i].err = res.Items[n].Err
 		}
+		if errors.Is(all[i].err, command.ErrConflict) {
+			overtaken = append(overtaken, i)
+		}
 	}
+	return overtaken
 }
 
 func refuseRepeated(all []configChange) {
@@ -301,7 +320,32 @@ func (s *Server) resolveChange(img *metadata.Image, c *configChange) (command.Co
 	if err != nil {
 		return change, err
 	}
-	return command.ConfigChange{Resource: res, Replace: true, Set: proposed}, nil
+	if c.replace != nil {
+		return command.ConfigChange{Resource: res, Replace: true, Set: proposed}, nil
+	}
+	return configDiff(res, current, proposed), nil
+}
+
+// configDiff changes one set of overrides into another, on the condition that
+// they are still what the change was worked out from.
+func configDiff(res metadata.ConfigResource, current, proposed map[string]string) command.ConfigChange {
+	change := command.ConfigChange{Resource: res, Set: map[string]string{}}
+	for _, name := range slices.Sorted(maps.Keys(current)) {
+		change.Expect = append(change.Expect, command.ConfigExpectation{Name: name, Value: current[name], Set: true})
+		if _, kept := proposed[name]; !kept {
+			change.Delete = append(change.Delete, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(proposed)) {
+		old, had := current[name]
+		if !had {
+			change.Expect = append(change.Expect, command.ConfigExpectation{Name: name})
+		}
+		if !had || old != proposed[name] {
+			change.Set[name] = proposed[name]
+		}
+	}
+	return change
 }
 
 // alterable finds the resource that is to change and its overrides of now.

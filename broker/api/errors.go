@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
 )
@@ -23,7 +24,13 @@ var kafkaErrors = []struct {
 	{record.ErrInvalidRecord, kerr.InvalidRecord},
 	{record.ErrCorrupt, kerr.CorruptMessage},
 	{record.ErrTruncated, kerr.CorruptMessage},
-	{command.ErrNotLeader, kerr.NotController},
+	{command.ErrNotLeader, kerr.NotLeaderForPartition},
+	{command.ErrStaleLeaderEpoch, kerr.NotLeaderForPartition},
+	// No metadata leader, or one that did not answer in time: this broker forwards,
+	// so a client has nobody else to ask (never NOT_CONTROLLER).
+	{metadata.ErrNotLeader, kerr.RequestTimedOut},
+	{metadata.ErrUnknownOutcome, kerr.RequestTimedOut},
+	{command.ErrConflict, kerr.RequestTimedOut},
 	{context.DeadlineExceeded, kerr.RequestTimedOut},
 	{context.Canceled, kerr.RequestTimedOut},
 }

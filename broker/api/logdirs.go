@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sys/unix"
 
@@ -78,4 +79,41 @@ func replicaSize(p *partition.Partition) kmsg.DescribeLogDirsResponseDirTopicPar
 	k.Partition, k.Size = p.TP().Partition, p.Log().Size()
 	k.OffsetLag = max(int64(st.HighWatermark-st.LogEnd), 0)
 	return k
+}
+
+// alterReplicaLogDirs moves replicas between the directories of this broker
+// (KIP-113). There is one: a replica is there already, and there is no other.
+func (s *Server) alterReplicaLogDirs(r *wire.Request, req *kmsg.AlterReplicaLogDirsRequest) {
+	resp := kmsg.NewPtrAlterReplicaLogDirsResponse()
+	img := s.Meta.Image()
+	own := s.Partitions.Dir().Path()
+	if abs, err := filepath.Abs(own); err == nil {
+		own = abs
+	}
+	at := make(map[string]int)
+	for i := range req.Dirs {
+		for j := range req.Dirs[i].Topics {
+			t := &req.Dirs[i].Topics[j]
+			if _, ok := at[t.Topic]; !ok {
+				at[t.Topic] = len(resp.Topics)
+				answer := kmsg.NewAlterReplicaLogDirsResponseTopic()
+				answer.Topic = t.Topic
+				resp.Topics = append(resp.Topics, answer)
+			}
+			for _, n := range t.Partitions {
+				k := kmsg.NewAlterReplicaLogDirsResponseTopicPartition()
+				k.Partition = n
+				topic := img.TopicByName(t.Topic)
+				switch {
+				case req.Dirs[i].Dir != own:
+					k.ErrorCode = kerr.LogDirNotFound.Code
+				case topic == nil || s.Partitions.Get(record.TopicPartition{Topic: topic.ID, Partition: n}) == nil:
+					k.ErrorCode = kerr.ReplicaNotAvailable.Code
+				}
+				answer := &resp.Topics[at[t.Topic]]
+				answer.Partitions = append(answer.Partitions, k)
+			}
+		}
+	}
+	r.Reply(resp)
 }

@@ -70,7 +70,7 @@ Commands that talk to a broker work with any Kafka-compatible one.`,
 	flags.DurationVar(&a.timeout, "timeout", 15*time.Second, "how long one request may take")
 	a.completeWords(root, "output", formatTable, formatJSON, formatYAML)
 	root.AddCommand(a.serveCommand(), a.devCommand(), a.topicCommand(), a.produceCommand(), a.consumeCommand(),
-		a.groupCommand(), a.tierCommand(), a.benchCommand(), a.versionCommand())
+		a.groupCommand(), a.tierCommand(), a.clusterCommand(), a.benchCommand(), a.versionCommand())
 	root.InitDefaultCompletionCmd()
 	explainMistakes(root)
 	return root

@@ -1,0 +1,163 @@
+package broker
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/google/uuid"
+
+	"github.com/firnlog/firn/broker/adminapi"
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/record"
+)
+
+// maxNamed is how many partitions a reason names.
+const maxNamed = 10
+
+// clusterHealth says how the cluster is by an image. voters are the directories
+// that vote in the metadata's quorum; nil where they are not known.
+func clusterHealth(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterHealth {
+	h := adminapi.ClusterHealth{ClusterID: img.ClusterID(), Controller: img.ControllerID(), MetadataIndex: img.Index(),
+		Topics: img.TopicCount(), Partitions: img.PartitionCount(), Reasons: []adminapi.HealthReason{}}
+	var leaderless, underMin, underReplicated []string
+	for tp, p := range img.AllPartitions() {
+		topic := img.Topic(tp.Topic)
+		switch {
+		case p.Leader < 0:
+			leaderless = append(leaderless, partitionName(topic, tp))
+		case len(p.ISR) < metadata.MinISR(img, topic, p.Factor()):
+			underMin = append(underMin, partitionName(topic, tp))
+		}
+		if len(p.ISR) < len(p.Replicas) {
+			underReplicated = append(underReplicated, partitionName(topic, tp))
+		}
+		if p.Leader >= 0 && p.Leader != p.Replicas[0] {
+			h.NotPreferred++
+		}
+		if len(p.Adding)+len(p.Removing) > 0 {
+			h.Reassigning++
+		}
+	}
+	h.Leaderless, h.UnderMinISR, h.UnderReplicated = len(leaderless), len(underMin), len(underReplicated)
+
+	add := func(state, what string, names []string) {
+		h.Reasons = append(h.Reasons, adminapi.HealthReason{State: state, What: what, Partitions: names[:min(len(names), maxNamed)]})
+	}
+	if h.Controller < 0 {
+		add(adminapi.HealthCritical, "no broker leads the metadata: topics, configs and leaders cannot be changed until a majority of the voters is back", nil)
+	}
+	if n := len(leaderless); n > 0 {
+		add(adminapi.HealthCritical, count(n, "partition has", "partitions have")+" no leader: no replica that has all acknowledged records is up", leaderless)
+	}
+	if n := len(underMin); n > 0 {
+		add(adminapi.HealthCritical, count(n, "partition has", "partitions have")+" fewer replicas in sync than min.insync.replicas: acks=all is refused", underMin)
+	}
+	down := map[uuid.UUID]bool{}
+	for b := range img.Brokers() {
+		h.Brokers++
+		switch {
+		case b.Fenced:
+			down[b.DirectoryID] = true
+			add(adminapi.HealthDegraded, fmt.Sprintf("broker %d is fenced: its heartbeats stay away, or it has not caught up yet", b.ID), nil)
+		case b.ShuttingDown:
+			h.BrokersUp++
+			add(adminapi.HealthDegraded, fmt.Sprintf("broker %d is shutting down", b.ID), nil)
+		default:
+			h.BrokersUp++
+		}
+	}
+	if up := len(voters) - countOf(voters, down); len(voters) > 1 && up <= len(voters)/2+1 && up < len(voters) {
+		add(adminapi.HealthDegraded, fmt.Sprintf("%d of %d metadata voters are up: the loss of one more stops changes", up, len(voters)), nil)
+	}
+	if n := len(underReplicated); n > 0 {
+		add(adminapi.HealthDegraded, count(n, "partition lacks", "partitions lack")+" replicas in sync", underReplicated)
+	}
+	slices.SortStableFunc(h.Reasons, func(a, b adminapi.HealthReason) int { return severity(b.State) - severity(a.State) })
+	h.State = adminapi.HealthOK
+	if len(h.Reasons) > 0 {
+		h.State = h.Reasons[0].State
+	}
+	return h
+}
+
+func severity(state string) int {
+	if state == adminapi.HealthCritical {
+		return 1
+	}
+	return 0
+}
+
+func countOf(ids []uuid.UUID, in map[uuid.UUID]bool) int {
+	n := 0
+	for _, id := range ids {
+		if in[id] {
+			n++
+		}
+	}
+	return n
+}
+
+// count is a number with the word that fits it.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return strconv.Itoa(n) + " " + many
+}
+
+func partitionName(t *metadata.Topic, tp record.TopicPartition) string {
+	if t == nil {
+		return tp.String()
+	}
+	return t.Name + "-" + strconv.Itoa(int(tp.Partition))
+}
+
+// clusterBrokers lists the brokers of an image.
+func clusterBrokers(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterBrokers {
+	out := adminapi.ClusterBrokers{ClusterID: img.ClusterID(), Controller: img.ControllerID(), Brokers: []adminapi.ClusterBroker{}}
+	at := map[int32]int{}
+	for b := range img.Brokers() {
+		state := adminapi.BrokerUp
+		switch {
+		case b.Fenced:
+			state = adminapi.BrokerFenced
+		case b.ShuttingDown:
+			state = adminapi.BrokerShuttingDown
+		}
+		line := adminapi.ClusterBroker{ID: b.ID, State: state, Rack: b.Rack, Version: b.Version, Directory: b.DirectoryID.String(),
+			Epoch: b.Epoch, Voter: slices.Contains(voters, b.DirectoryID), RegisteredAt: b.RegisteredAt, Endpoints: []string{}}
+		for _, e := range b.Endpoints {
+			line.Endpoints = append(line.Endpoints, e.Listener+"://"+net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))))
+		}
+		at[b.ID] = len(out.Brokers)
+		out.Brokers = append(out.Brokers, line)
+	}
+	for _, p := range img.AllPartitions() {
+		for _, id := range p.Replicas {
+			i, ok := at[id]
+			if !ok {
+				continue // unregistered, its replica not moved yet
+			}
+			b := &out.Brokers[i]
+			b.Replicas++
+			if p.Leader == id {
+				b.Leaders++
+			}
+			if !p.InSync(id) {
+				b.OutOfSync++
+			}
+		}
+	}
+	return out
+}
+
+func (b *Broker) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, clusterHealth(b.meta.Image(), b.voters()))
+}
+
+func (b *Broker) serveBrokers(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, clusterBrokers(b.meta.Image(), b.voters()))
+}

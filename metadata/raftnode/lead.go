@@ -1,0 +1,59 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
+)
+
+// AsLeader is the node as its own leader-only tasks see it: what they propose is
+// never forwarded. A decision made as a leader, by one who was deposed without
+// knowing it yet, must not be carried out by the next leader, who may have decided
+// otherwise.
+type AsLeader struct{ n *Node }
+
+// AsLeader returns the node as its leader-only tasks see it.
+func (n *Node) AsLeader() AsLeader { return AsLeader{n} }
+
+// Image is the newest image that the node has.
+func (l AsLeader) Image() *metadata.Image { return l.n.Image() }
+
+// Propose commits a command if this node leads; else the error is ErrNotLeader at
+// once. Other errors are those of Node.Propose.
+func (l AsLeader) Propose(ctx context.Context, cmd command.Command) (command.Result, error) {
+	data, err := command.Encode(cmd)
+	if err != nil {
+		return command.Result{}, err
+	}
+	if err := l.n.enter(ctx); err != nil {
+		return command.Result{}, err
+	}
+	defer l.n.calls.running.Done()
+	if !l.n.leads() {
+		return command.Result{}, fmt.Errorf("propose %s: %w", cmd.Kind(), metadata.ErrNotLeader)
+	}
+	outcome, err := l.n.apply(ctx, data)
+	if err != nil {
+		return command.Result{}, fmt.Errorf("propose %s: %w", cmd.Kind(), err)
+	}
+	return outcome.Result, outcome.Err
+}
+
+// Verify returns nil if this node still led at some time after the call: a majority
+// of the voters has said so. It writes nothing.
+func (l AsLeader) Verify(ctx context.Context) error {
+	if err := l.n.enter(ctx); err != nil {
+		return err
+	}
+	defer l.n.calls.running.Done()
+	if err := l.n.await(ctx, l.n.raft.VerifyLeader()); err != nil {
+		if errors.Is(err, metadata.ErrUnknownOutcome) {
+			err = fmt.Errorf("%w: %w", metadata.ErrNotLeader, err) // there is no outcome to be unsure of
+		}
+		return fmt.Errorf("verify leadership: %w", err)
+	}
+	return nil
+}
