@@ -47,9 +47,7 @@ type Server struct {
 	advertised []kmsg.ApiVersionsResponseApiKey
 	ids        producerIDs
 	topics     topicMaker
-	// altering serializes changes of configs; it is held while one is committed.
-	altering sync.Mutex
-	throttle leaderThrottle
+	throttle   leaderThrottle
 
 	ctx    context.Context
 	cancel context.CancelFunc
