@@ -108,7 +108,7 @@ func startWorkload(t *testing.T, c *harness.Cluster, settings ...string) *worklo
 	return w
 }
 
-// keep saves the history of a failed test.
+// keep saves the history of a failed test, and says what is wrong with it.
 func (w *workload) keep(path string) {
 	dir, err := os.MkdirTemp("", "firn-history-")
 	if err == nil {
@@ -122,6 +122,9 @@ func (w *workload) keep(path string) {
 		return
 	}
 	w.t.Logf("the history is kept in %s", dir)
+	if found := checker.Check(w.hist.Ops(), checker.Options{Dense: true}); len(found) > 0 {
+		w.t.Logf("its anomalies so far:\n%s", found)
+	}
 }
 
 func (w *workload) fail(err error) {
