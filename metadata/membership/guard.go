@@ -59,12 +59,24 @@ type suspicion struct {
 	them Member
 }
 
+// suspectAgain is how long a suspicion is not taken up again: gossip repeats what
+// it says of a member many times, also of one that is dead.
+const suspectAgain = 2 * time.Second
+
 // suspect queues a suspicion. A full queue drops it: gossip repeats itself.
 func (m *Membership) suspect(s suspicion) {
+	key, now := problemKey{s.kind, s.them.GossipAddr.String()}, time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if now.Sub(m.suspected[key]) < suspectAgain {
+		return
+	}
 	select {
 	case m.suspects <- s:
+		if m.suspected == nil || len(m.suspected) >= maxProblems {
+			m.suspected = map[problemKey]time.Time{}
+		}
+		m.suspected[key] = now
 		m.open++
 	default:
 	}

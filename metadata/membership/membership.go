@@ -89,9 +89,11 @@ type Membership struct {
 	open     int  // suspicions not decided yet
 	reached  bool // an address to join answered
 	keepers  bool // Remember was called
-	saved    []string
-	subs     map[int]func(Event)
-	nextSub  int
+
+	suspected map[problemKey]time.Time // when a suspicion was queued last
+	saved     []string
+	subs      map[int]func(Event)
+	nextSub   int
 
 	tagging sync.Mutex // one change of tags at a time; held over Serf's call
 	saving  sync.Mutex // one writer of the peers' file at a time
