@@ -229,15 +229,52 @@ func (n *Node) callLeader(ctx context.Context, name string, body []byte) ([]byte
 	if !ok {
 		return nil, fmt.Errorf("%w: no address of %s", metadata.ErrNotLeader, id)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(n.closing, func() { cancel(metadata.ErrClosed) })()
+	ctx, end := n.enterForwarded(ctx, id)
+	defer end()
 	answer, err := n.opts.Link.Call(ctx, addr, name, body)
 	if err != nil {
 		return nil, callError(ctx, err)
 	}
 	return answer, nil
 }
+
+// leaderCall is a call to a leader under way.
+type leaderCall struct {
+	leader uuid.UUID
+	cancel context.CancelCauseFunc
+}
+
+// enterForwarded bounds a call to a leader to the time until another one leads, or
+// the node closes. end ends it.
+func (n *Node) enterForwarded(ctx context.Context, leader uuid.UUID) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(n.closing, func() { cancel(metadata.ErrClosed) })
+	c := &leaderCall{leader, cancel}
+	n.forwarded.Lock()
+	defer n.forwarded.Unlock()
+	n.forwarded.calls[c] = struct{}{}
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		n.forwarded.Lock()
+		defer n.forwarded.Unlock()
+		delete(n.forwarded.calls, c)
+	}
+}
+
+// abandonForwarded ends the calls to leaders other than the present one: they may
+// be on a way that leads nowhere.
+func (n *Node) abandonForwarded(leader uuid.UUID) {
+	n.forwarded.Lock()
+	defer n.forwarded.Unlock()
+	for c := range n.forwarded.calls {
+		if c.leader != leader {
+			c.cancel(errLeaderMoved)
+		}
+	}
+}
+
+var errLeaderMoved = errors.New("another node leads now")
 
 // callError says what an error of a call to the leader means.
 func callError(ctx context.Context, err error) error {

@@ -47,6 +47,9 @@ func (n *Node) watchLeader() {
 			last = id
 			n.transport.reset()
 			clear(silent)
+			if id != "" {
+				n.abandonForwarded(parseServer(id))
+			}
 		}
 		n.fsm.SetLeader(parseServer(id))
 		n.tellLeader()

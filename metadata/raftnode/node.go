@@ -154,6 +154,15 @@ type Node struct {
 	// stopped says that Raft is shut down, and answers nobody any more.
 	stopped chan struct{}
 
+	// changing holds a token while a change of the servers is under way.
+	changing chan struct{}
+
+	// forwarded are the calls to leaders under way.
+	forwarded struct {
+		sync.Mutex
+		calls map[*leaderCall]struct{}
+	}
+
 	// changed is closed and replaced when another node leads, or none.
 	changed struct {
 		sync.Mutex
@@ -171,7 +180,8 @@ func Open(opts Options) (_ *Node, err error) {
 	if err := opts.defaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{opts: opts, leader: make(chan bool, 16), ready: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}), stopped: make(chan struct{})}
+	n := &Node{opts: opts, leader: make(chan bool, 16), ready: make(chan struct{}), quit: make(chan struct{}), watched: make(chan struct{}), stopped: make(chan struct{}), changing: make(chan struct{}, 1)}
+	n.forwarded.calls = map[*leaderCall]struct{}{}
 	n.closing, n.abandon = context.WithCancel(context.Background())
 	n.changed.ch = make(chan struct{})
 	if err := n.openStores(); err != nil {
@@ -323,11 +333,15 @@ func (n *Node) electAlone() error {
 	if !mine {
 		return nil
 	}
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(n.opts.DirectoryID)), Addr: []byte(n.transport.LocalAddr())}
-	if err := n.transport.elect(header); err != nil {
+	if err := n.transport.elect(n.header()); err != nil {
 		return errors.Join(fmt.Errorf("elect a lone voter: %w", err), n.raft.Shutdown().Error())
 	}
 	return nil
+}
+
+// header is that of an RPC from this node.
+func (n *Node) header() raft.RPCHeader {
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(n.opts.DirectoryID)), Addr: []byte(n.transport.LocalAddr())}
 }
 
 func (n *Node) raftConfig(logs *logStore, snaps *snapStore) (*raft.Config, error) {

@@ -1,11 +1,14 @@
 package raftnode
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -13,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 
+	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 )
 
@@ -44,8 +48,8 @@ type Quorum struct {
 	Servers                []ServerState
 }
 
-// ErrConflict says that the servers have changed since the index that a change of
-// them was decided at.
+// ErrConflict says that the servers are not those that a change of them was decided
+// at.
 var ErrConflict = errors.New("metadata: the servers have changed meanwhile")
 
 func serverID(dir uuid.UUID) raft.ServerID { return raft.ServerID(dir.String()) }
@@ -71,16 +75,16 @@ func (n *Node) Leader() (dir uuid.UUID, ok bool) {
 }
 
 // Servers returns the newest configuration that this node has, which may not be
-// committed yet, and its index, 0 if there is none.
-func (n *Node) Servers() ([]Server, uint64) {
-	// Raft answers this at once, from memory.
-	future := n.raft.GetConfiguration()
-	config := future.Configuration()
-	servers := make([]Server, 0, len(config.Servers))
+// committed yet, and its version: a number that no other configuration has, not 0.
+func (n *Node) Servers() (servers []Server, version uint64) {
+	// Raft answers this at once, from memory; it tells no index.
+	config := n.raft.GetConfiguration().Configuration()
+	hash := fnv.New64a()
 	for _, s := range config.Servers {
 		servers = append(servers, fromRaft(s))
+		fmt.Fprintf(hash, "%s %s %s;", s.ID, s.Suffrage, s.Address)
 	}
-	return servers, future.Index()
+	return servers, max(hash.Sum64(), 1)
 }
 
 // change is a change of one server, as it travels to the leader.
@@ -88,7 +92,7 @@ type change struct {
 	Op        string    `json:"op"`
 	Directory uuid.UUID `json:"directory"`
 	Address   string    `json:"address,omitempty"`
-	// Prev is the index of the configuration that the change was decided at; 0 is
+	// Prev is the version of the configuration that the change was decided at; 0 is
 	// any.
 	Prev uint64 `json:"prev,omitempty"`
 }
@@ -103,8 +107,8 @@ const (
 )
 
 // AddVoter makes a server a voter, or notes its new address. It returns when the
-// change is committed. prev is the configuration's index that it was decided at
-// (Servers), 0 for any; the error is ErrConflict if there is a newer one. Like the
+// change is committed. prev is the version of the configuration that it was decided
+// at (Servers), 0 for any; the error is ErrConflict if there is another. Like the
 // other changes it is forwarded to the leader, and waits for one as Propose does.
 func (n *Node) AddVoter(ctx context.Context, dir uuid.UUID, addr string, prev uint64) error {
 	return n.changeServers(ctx, change{opVoter, dir, addr, prev})
@@ -141,6 +145,9 @@ func (n *Node) changeServers(ctx context.Context, c change) error {
 				return n.change(ctx, c)
 			}
 			_, err := n.callLeader(ctx, callServers, body)
+			if c.Op == opTransfer && errors.Is(err, errLeaderMoved) {
+				return nil
+			}
 			return err
 		})
 	}
@@ -160,21 +167,26 @@ func (n *Node) serveServers(ctx context.Context, body []byte) ([]byte, error) {
 
 // change carries out a change where this node leads.
 func (n *Node) change(ctx context.Context, c change) error {
-	if c.Prev != 0 {
-		if _, index := n.Servers(); index != c.Prev {
-			return fmt.Errorf("%w: index %d, not %d", ErrConflict, index, c.Prev)
-		}
+	// One at a time, so that the configuration is still the one that was looked at.
+	select {
+	case n.changing <- struct{}{}:
+		defer func() { <-n.changing }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", metadata.ErrNotLeader, ctx.Err())
+	}
+	if _, version := n.Servers(); c.Prev != 0 && version != c.Prev {
+		return fmt.Errorf("%w: version %d, not %d", ErrConflict, version, c.Prev)
 	}
 	id, addr := serverID(c.Directory), raft.ServerAddress(c.Address)
 	switch c.Op {
 	case opVoter:
-		return n.await(ctx, n.raft.AddVoter(id, addr, c.Prev, left(ctx)))
+		return n.await(ctx, n.raft.AddVoter(id, addr, 0, left(ctx)))
 	case opNonvoter:
-		return n.await(ctx, n.raft.AddNonvoter(id, addr, c.Prev, left(ctx)))
+		return n.await(ctx, n.raft.AddNonvoter(id, addr, 0, left(ctx)))
 	case opDemote:
-		return n.await(ctx, n.raft.DemoteVoter(id, c.Prev, left(ctx)))
+		return n.await(ctx, n.raft.DemoteVoter(id, 0, left(ctx)))
 	case opRemove:
-		return n.await(ctx, n.raft.RemoveServer(id, c.Prev, left(ctx)))
+		return n.await(ctx, n.raft.RemoveServer(id, 0, left(ctx)))
 	case opTransfer:
 		return n.transfer(ctx)
 	default:
@@ -191,6 +203,28 @@ func (n *Node) transfer(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("%w: there is no other voter", errRefusedCall)
+}
+
+// PeerGone says that the process of a server has certainly ended. If it led, the
+// first of the other voters does not wait until it notices: it makes itself a
+// candidate. The others do, so that the votes are not split.
+func (n *Node) PeerGone(dir uuid.UUID) {
+	if leader, ok := n.Leader(); !ok || leader != dir || dir == n.opts.DirectoryID {
+		return
+	}
+	servers, _ := n.Servers()
+	first := uuid.Nil
+	for _, s := range servers {
+		if s.Voter && s.DirectoryID != dir && (first == uuid.Nil || bytes.Compare(s.DirectoryID[:], first[:]) < 0) {
+			first = s.DirectoryID
+		}
+	}
+	if first != n.opts.DirectoryID {
+		return
+	}
+	if err := n.transport.elect(n.header()); err != nil {
+		n.opts.Logger.Debug("metadata node: no election for a leader that is gone", "error", err)
+	}
 }
 
 // Quorum asks the leader how far the servers are. It waits for a leader as Propose
@@ -253,7 +287,7 @@ func HasState(files vfs.FS, dir string) (has bool, err error) {
 	if len(names) > 0 {
 		return true, nil
 	}
-	db, err := pebble.Open(logDir, &pebble.Options{FS: files, ReadOnly: true, FormatMajorVersion: pebble.FormatNewest})
+	db, err := pebble.Open(logDir, &pebble.Options{FS: files, ReadOnly: true, FormatMajorVersion: pebble.FormatNewest, Logger: pebbleLogger{slog.New(slog.DiscardHandler)}})
 	if err != nil {
 		return false, fmt.Errorf("raft log in %s: %w", dir, err)
 	}
