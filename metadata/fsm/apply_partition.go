@@ -41,7 +41,18 @@ func (t *txn) alterPartition(c *command.AlterPartition) (command.Result, error) 
 		}
 		want := *p
 		want.ISR = isr
-		return t.settled(ch.Partition, &want, byOrder)
+		next, err := t.settlePartition(ch.Partition, &want, byOrder)
+		if err == nil && next == p {
+			// The leader asks for what is there to be sure that an earlier proposal,
+			// of which it never heard, cannot come any more: the epoch says so.
+			same := *p
+			same.PartitionEpoch++
+			next, err = &same, t.putPartition(ch.Partition, &same)
+		}
+		if err != nil {
+			return command.ItemResult{}, err
+		}
+		return command.ItemResult{LeaderEpoch: next.LeaderEpoch, PartitionEpoch: next.PartitionEpoch}, nil
 	})
 }
 
