@@ -37,9 +37,8 @@ func (s set) of(order []int32) []int32 {
 type wish struct {
 	prefer  int32
 	unclean bool
-	// gone lost its records, all of them if wiped.
-	gone  int32
-	wiped bool
+	// gone lost its records.
+	gone int32
 }
 
 var noWish = wish{prefer: -1, gone: -1}
@@ -140,9 +139,6 @@ func (m *model) rest(tp record.TopicPartition, p metadata.Partition, w wish) int
 		p.LastKnownLeader = -1
 	} else if old.Leader >= 0 {
 		p.LastKnownLeader = old.Leader
-		if w.wiped && w.gone == old.Leader {
-			p.LastKnownLeader = -1
-		}
 	}
 	if leader != old.Leader {
 		p.LeaderEpoch++
@@ -187,7 +183,7 @@ func (m *model) discount(broker int32, wiped bool, of func(record.TopicPartition
 		if wiped && p.LastKnownLeader == broker {
 			p.LastKnownLeader = -1
 		}
-		m.rest(tp, p, wish{prefer: -1, gone: broker, wiped: wiped})
+		m.rest(tp, p, wish{prefer: -1, gone: broker})
 	}
 }
 
@@ -237,6 +233,10 @@ func (m *model) alterPartition(broker int32, ch command.ISRChange) command.Code 
 	}
 	p.ISR = want.of(p.Replicas)
 	m.rest(ch.Partition, p, noWish)
+	if after := m.parts[ch.Partition]; after.PartitionEpoch == ch.PartitionEpoch {
+		after.PartitionEpoch++ // asked for as it is: the epoch rises all the same
+		m.parts[ch.Partition] = after
+	}
 	return 0
 }
 
