@@ -26,10 +26,15 @@ type dataBroker struct {
 	t    *testing.T
 	meta *groupMeta
 	set  *partition.Set
+	wire *wire.Server
+	api  *Server
 	addr string
 }
 
-func startData(t *testing.T) *dataBroker {
+// configured are a broker's static settings.
+type configured map[string]string
+
+func startData(t *testing.T, static ...configured) *dataBroker {
 	before := runtime.NumGoroutine()
 	// Cleanups run last first: by then all is stopped. Eventually looks from a
 	// goroutine of its own.
@@ -46,6 +51,9 @@ func startData(t *testing.T) *dataBroker {
 	service := fetch.New(fetch.Options{Partitions: b.set, Logger: logger, MaxBytes: 55 << 20, ColdFetches: 1, RemoteWait: time.Second})
 	s := New(Options{Config: &config.Config{Node: config.Node{ID: 1}}, Meta: b.meta, Partitions: b.set, Fetch: service,
 		Sessions: fetch.NewSessions(10), Times: &fetch.Finder{}, Logger: logger})
+	for _, more := range static {
+		s.Static = more
+	}
 	table, err := Table(100 << 20)
 	require.NoError(t, err)
 	ws, err := wire.NewServer(wire.Options{
@@ -53,7 +61,7 @@ func startData(t *testing.T) *dataBroker {
 	})
 	require.NoError(t, err)
 	require.NoError(t, ws.Listen())
-	b.addr = ws.Addr("PLAINTEXT").String()
+	b.wire, b.api, b.addr = ws, s, ws.Addr("PLAINTEXT").String()
 	ended := make(chan error, 1)
 	go func() { ended <- ws.Serve() }()
 	t.Cleanup(func() {

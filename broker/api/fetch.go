@@ -34,6 +34,7 @@ func (s *Server) fetch(r *wire.Request, req *kmsg.FetchRequest) {
 		Resolve: func(parts []fetch.SessionPartition, wants []fetch.Want) []fetch.Want {
 			return s.resolve(reader, parts, wants)
 		},
+		Prefer: s.prefer(r, req, reader),
 	}
 	if plan.Incremental {
 		f.Plan = plan

@@ -82,6 +82,8 @@ func nodeKeys() []*Key {
 		long("replica.lag.time.max.ms", "10000", "How long, in ms, a follower may lag before it leaves the in-sync set. Kafka's default is 30000.").atLeast(1),
 		integer("replica.fetch.max.bytes", "1048576", "Bytes of one partition that a follower asks for in one fetch.").atLeast(0),
 		integer("replica.fetch.wait.max.ms", "500", "How long, in ms, a leader may hold a follower's fetch."),
+		text("replica.selector.class", "", "Which replica consumers read from: the leader (also without a value), or with RackAwareReplicaSelector one in the consumer's rack. Kafka's class names.").
+			null().in(LeaderSelector, RackAwareSelector),
 		throttle("leader.replication.throttled.rate", "leaders of throttled replicas send"),
 		throttle("follower.replication.throttled.rate", "followers of throttled replicas fetch"),
 		throttle("replica.alter.log.dirs.io.max.bytes.per.second", "replicas move between directories"),
@@ -92,6 +94,12 @@ func nodeKeys() []*Key {
 		list("process.roles", "broker,controller", "The roles of this process. Every Firn node has both.").in("broker", "controller"),
 	}
 }
+
+// The values of replica.selector.class (KIP-392).
+const (
+	LeaderSelector    = "org.apache.kafka.common.replica.LeaderSelector"
+	RackAwareSelector = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
+)
 
 // throttle is a rate that kafka-reassign-partitions sets for one broker.
 func throttle(name, what string) *Key {
