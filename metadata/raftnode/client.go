@@ -100,12 +100,17 @@ func (n *Node) retry(ctx context.Context, repeatable bool, fn func(context.Conte
 	defer n.calls.running.Done()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	open := false // an attempt before may have been carried out
 	for {
 		changed := n.leaderChanged()
 		err := fn(ctx)
-		again := errors.Is(err, metadata.ErrNotLeader) || repeatable && errors.Is(err, metadata.ErrUnknownOutcome)
-		if err == nil || !again || errors.Is(err, metadata.ErrClosed) {
+		unknown := errors.Is(err, metadata.ErrUnknownOutcome)
+		open = open || unknown
+		if err == nil || !errors.Is(err, metadata.ErrNotLeader) && !(repeatable && unknown) {
 			return err
+		}
+		if open && !unknown {
+			err = fmt.Errorf("%w: then %v", metadata.ErrUnknownOutcome, err) //nolint:errorlint // not ErrNotLeader any more
 		}
 		timer := time.NewTimer(retryPause)
 		select {
@@ -116,7 +121,10 @@ func (n *Node) retry(ctx context.Context, repeatable bool, fn func(context.Conte
 			return fmt.Errorf("%w: %w", err, ctx.Err())
 		case <-n.quit:
 			timer.Stop()
-			return fmt.Errorf("%w: %w", metadata.ErrClosed, err)
+			if open {
+				return err
+			}
+			return fmt.Errorf("%w: %v", metadata.ErrClosed, err) //nolint:errorlint // one of the two says it
 		}
 		timer.Stop()
 	}
@@ -179,7 +187,8 @@ func (n *Node) await(ctx context.Context, f raft.Future) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, ctx.Err())
 	case <-n.stopped:
-		return fmt.Errorf("%w: %w", metadata.ErrUnknownOutcome, metadata.ErrClosed)
+		// Not ErrClosed, which says that nothing was done.
+		return fmt.Errorf("%w: the node was closed", metadata.ErrUnknownOutcome)
 	}
 }
 
@@ -213,7 +222,7 @@ func (n *Node) forwardProposal(ctx context.Context, data []byte) (fsm.Outcome, e
 // catchUp waits until our own image has an index that the leader's has.
 func (n *Node) catchUp(ctx context.Context, index uint64) error {
 	if err := n.dispatch.published.wait(ctx, index, n.quit); err != nil {
-		return fmt.Errorf("%w: wait for index %d: %w", metadata.ErrUnknownOutcome, index, err)
+		return fmt.Errorf("%w: wait for index %d: %v", metadata.ErrUnknownOutcome, index, err) //nolint:errorlint // ErrClosed says that nothing was done
 	}
 	return nil
 }
@@ -248,7 +257,7 @@ type leaderCall struct {
 // the node closes. end ends it.
 func (n *Node) enterForwarded(ctx context.Context, leader uuid.UUID) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(n.closing, func() { cancel(metadata.ErrClosed) })
+	stop := context.AfterFunc(n.closing, func() { cancel(errClosing) })
 	c := &leaderCall{leader, cancel}
 	n.forwarded.Lock()
 	defer n.forwarded.Unlock()
@@ -273,6 +282,9 @@ func (n *Node) abandonForwarded(leader uuid.UUID) {
 		}
 	}
 }
+
+// errClosing is not ErrClosed, which says that nothing was done.
+var errClosing = errors.New("the node is closing")
 
 var errLeaderMoved = errors.New("another node leads now")
 

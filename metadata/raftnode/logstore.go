@@ -49,8 +49,9 @@ type logStore struct {
 }
 
 var (
-	_ raft.LogStore    = (*logStore)(nil)
-	_ raft.StableStore = (*logStore)(nil)
+	_ raft.LogStore          = (*logStore)(nil)
+	_ raft.StableStore       = (*logStore)(nil)
+	_ raft.MonotonicLogStore = (*logStore)(nil)
 )
 
 // newLogStore takes over an open database.
@@ -119,6 +120,23 @@ func (s *logStore) LastIndex() (uint64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.mu.last, nil
+}
+
+// IsMonotonic implements raft.MonotonicLogStore: the log has no hole. Raft empties it
+// when it installs a snapshot that lies above its end. With a hole, entries below it
+// that were never committed could be sent to others.
+func (s *logStore) IsMonotonic() bool { return true }
+
+// dropBelow empties a log that ends before a snapshot begins to be needed: a crash
+// came between the snapshot's arrival and Raft's emptying of the log.
+func (s *logStore) dropBelow(snapshot uint64) error {
+	s.mu.RLock()
+	first, last := s.mu.first, s.mu.last
+	s.mu.RUnlock()
+	if last == 0 || last >= snapshot {
+		return nil
+	}
+	return s.DeleteRange(first, last)
 }
 
 // GetLog implements raft.LogStore.

@@ -349,6 +349,11 @@ func (n *Node) raftConfig(logs *logStore, snaps *snapStore) (*raft.Config, error
 	if err != nil {
 		return nil, err
 	}
+	if len(metas) > 0 {
+		if err := logs.dropBelow(metas[0].Index); err != nil {
+			return nil, err
+		}
+	}
 	last, err := logs.LastIndex()
 	if err != nil {
 		return nil, err
