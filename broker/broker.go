@@ -317,7 +317,7 @@ func (b *Broker) startAPI() {
 	b.undo = append(b.undo, b.fetches.Close)
 	b.api = api.New(api.Options{
 		Config: &b.cfg, Meta: b.meta, Partitions: b.parts, Fetch: b.fetches, Sessions: b.sessions,
-		Groups: b.groups, Times: finder, Static: b.cfg.Static, Logger: b.log,
+		Groups: b.groups, Quorum: b.meta, Times: finder, Static: b.cfg.Static, Logger: b.log,
 	})
 	b.undo = append(b.undo, b.api.Close)
 }

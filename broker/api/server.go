@@ -32,6 +32,7 @@ type Options struct {
 	Fetch      *fetch.Service
 	Sessions   *fetch.Sessions
 	Groups     *group.Coordinator
+	Quorum     Quorum
 	// Times finds offsets by time and epoch over both tiers.
 	Times *fetch.Finder
 	// Static are the broker's own settings by Kafka's names, as its file,

@@ -69,10 +69,14 @@ func routes() []route {
 		{key: 49, min: 0, max: 1, maxFrame: mib, serve: on((*Server).alterClientQuotas)},
 		{key: 50, min: 0, max: 0, maxFrame: mib, serve: on((*Server).describeScram)},
 		{key: 51, min: 0, max: 0, maxFrame: mib, serve: on((*Server).alterScram)},
+		{key: 55, min: 0, max: 2, maxFrame: mib, serve: on((*Server).describeQuorum)},
 		{key: 57, min: 0, max: 2, maxFrame: mib, serve: on((*Server).updateFeatures)},
 		{key: 60, min: 0, max: 2, maxFrame: mib, serve: on((*Server).describeCluster)},
 		{key: 64, min: 0, max: 0, maxFrame: mib, serve: on((*Server).unregisterBroker)},
 		{key: 75, min: 0, max: 0, maxFrame: mib, serve: on((*Server).describeTopicPartitions)},
+		{key: 80, min: 0, max: 1, maxFrame: mib, serve: on((*Server).addRaftVoter)},
+		{key: 81, min: 0, max: 0, maxFrame: mib, serve: on((*Server).removeRaftVoter)},
+		{key: 94, min: 0, max: 0, maxFrame: mib, serve: on((*Server).unregisterController)},
 	}
 }
 
