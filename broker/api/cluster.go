@@ -31,7 +31,7 @@ func (s *Server) describeCluster(r *wire.Request, req *kmsg.DescribeClusterReque
 		r.Reply(resp)
 		return
 	}
-	resp.ClusterID, resp.ControllerID = img.ClusterID(), s.controllerID(img)
+	resp.ClusterID, resp.ControllerID = img.ClusterID(), s.controllerID(r, img)
 	if req.IncludeClusterAuthorizedOperations {
 		resp.ClusterAuthorizedOperations = clusterOperations
 	}

@@ -38,18 +38,9 @@ func preferredReplica(img *metadata.Image, leader int32, rack, listener string, 
 		if !f.InSync || f.LogEnd < from || f.LogEnd <= end {
 			continue
 		}
-		if b := img.Broker(f.ID); b != nil && b.Rack == rack && !b.Fenced && !b.ShuttingDown && onListener(b, listener) {
+		if b := img.Broker(f.ID); b != nil && b.Rack == rack && !b.Fenced && !b.ShuttingDown && endpoint(b, listener) != nil {
 			best, end = f.ID, f.LogEnd
 		}
 	}
 	return best
-}
-
-func onListener(b *metadata.Broker, listener string) bool {
-	for i := range b.Endpoints {
-		if b.Endpoints[i].Listener == listener {
-			return true
-		}
-	}
-	return false
 }

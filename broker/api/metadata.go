@@ -20,7 +20,7 @@ func (s *Server) metadata(r *wire.Request, req *kmsg.MetadataRequest) {
 		return
 	}
 	resp.ClusterID = ptr(img.ClusterID())
-	resp.ControllerID = s.controllerID(img)
+	resp.ControllerID = s.controllerID(r, img)
 	resp.AuthorizedOperations = noAuthorizedOperations
 	if req.IncludeClusterAuthorizedOperations && r.Version <= 10 {
 		resp.AuthorizedOperations = clusterOperations
@@ -150,50 +150,84 @@ func (s *Server) metadataTopic(r *wire.Request, img *metadata.Image, t *metadata
 		k := kmsg.NewMetadataResponseTopicPartition()
 		k.Partition, k.Leader, k.LeaderEpoch = n, p.Leader, int32(p.LeaderEpoch)
 		k.Replicas, k.ISR = p.Replicas, p.ISR
-		k.OfflineReplicas = offline(img, p.Replicas)
-		k.ErrorCode = s.leaderError(r, p.Leader)
+		k.OfflineReplicas = offline(img, r, p.Replicas)
+		k.ErrorCode = leaderError(img, r, p.Leader)
 		if k.ErrorCode != 0 {
 			k.Leader = -1
+		} else if r.Version == 0 && len(k.OfflineReplicas) > 0 {
+			k.ErrorCode = kerr.ReplicaNotAvailable.Code
+		}
+		if r.Version == 0 {
+			// It has no list of those offline, and leaves them out.
+			k.Replicas, k.ISR = online(img, r, p.Replicas), online(img, r, p.ISR)
 		}
 		out.Partitions = append(out.Partitions, k)
 	}
 	return out
 }
 
+const metadataKey = 3
+
 // leaderError is what a partition answers whose leader is missing, or cannot be
 // reached on the client's listener.
-func (s *Server) leaderError(r *wire.Request, leader int32) int16 {
-	if leader < 0 {
+func leaderError(img *metadata.Image, r *wire.Request, leader int32) int16 {
+	b := img.Broker(leader)
+	switch {
+	case b == nil: // no leader, or one that nobody knows
+		return kerr.LeaderNotAvailable.Code
+	case endpoint(b, r.Conn.Listener()) != nil:
+		return 0
+	case r.Key == metadataKey && r.Version < 6:
 		return kerr.LeaderNotAvailable.Code
 	}
-	if _, _, _, ok := s.brokerAddr(r, leader); ok {
-		return 0
-	}
-	if r.Version >= 6 {
-		return kerr.ListenerNotFound.Code
-	}
-	return kerr.LeaderNotAvailable.Code
+	return kerr.ListenerNotFound.Code
 }
 
-// offline are the replicas whose broker is fenced or gone. The list is empty,
+// reachable says that a client on this listener can use a broker: it is neither
+// gone nor fenced, and has the listener.
+func reachable(img *metadata.Image, r *wire.Request, id int32) bool {
+	b := img.Broker(id)
+	return b != nil && !b.Fenced && endpoint(b, r.Conn.Listener()) != nil
+}
+
+// offline are the replicas whose broker a client cannot reach. The list is empty,
 // never null.
-func offline(img *metadata.Image, replicas []int32) []int32 {
+func offline(img *metadata.Image, r *wire.Request, replicas []int32) []int32 {
 	out := []int32{}
 	for _, id := range replicas {
-		if b := img.Broker(id); b == nil || b.Fenced {
+		if !reachable(img, r, id) {
 			out = append(out, id)
 		}
 	}
 	return out
 }
 
-// controllerID is a live broker that takes changes: any of them forwards, and −1
-// or a dead one would make Java's AdminClient wait.
-func (s *Server) controllerID(img *metadata.Image) int32 {
-	if b := img.Broker(img.ControllerID()); b != nil && !b.Fenced {
-		return b.ID
+// online are the others.
+func online(img *metadata.Image, r *wire.Request, replicas []int32) []int32 {
+	out := []int32{}
+	for _, id := range replicas {
+		if reachable(img, r, id) {
+			out = append(out, id)
+		}
 	}
-	return s.nodeID()
+	return out
+}
+
+// controllerID is a broker in the list of brokers, any of which forwards changes:
+// the one that leads the metadata, else this one, else another. −1 is nobody. An
+// id that is not in the list would make Java's AdminClient wait.
+func (s *Server) controllerID(r *wire.Request, img *metadata.Image) int32 {
+	for _, id := range []int32{img.ControllerID(), s.nodeID()} {
+		if reachable(img, r, id) {
+			return id
+		}
+	}
+	for b := range img.Brokers() {
+		if reachable(img, r, b.ID) {
+			return b.ID
+		}
+	}
+	return -1
 }
 
 // describeTopicPartitions pages through topics by name (KIP-966).

@@ -290,17 +290,19 @@ func (c *produceCall) fillError(resp *kmsg.ProduceResponse, rp *kmsg.ProduceResp
 	}
 }
 
-// currentLeader is who leads a partition, by the replica here if there is one
-// and by the metadata otherwise; −1 is nobody.
+// currentLeader is who leads a partition: by the replica here if there is one, or
+// by the metadata where that knows of a newer epoch. A client takes no leader of an
+// older epoch than it has seen. −1 is nobody.
 func (s *Server) currentLeader(tp record.TopicPartition, here *partition.Partition) (int32, record.Epoch) {
+	leader, epoch := int32(-1), record.NoEpoch
 	if here != nil {
 		st := here.State()
-		return st.Leader, st.LeaderEpoch
+		leader, epoch = st.Leader, st.LeaderEpoch
 	}
-	if p := s.Meta.Image().Partition(tp); p != nil {
+	if p := s.Meta.Image().Partition(tp); p != nil && p.LeaderEpoch > epoch {
 		return p.Leader, p.LeaderEpoch
 	}
-	return -1, -1
+	return leader, epoch
 }
 
 // leadershipError reports whether the answer should carry the current leader
@@ -315,13 +317,22 @@ func (s *Server) brokerAddr(r *wire.Request, id int32) (host string, port int32,
 	if b == nil {
 		return "", 0, nil, false
 	}
+	e := endpoint(b, r.Conn.Listener())
+	if e == nil {
+		return "", 0, nil, false
+	}
 	if b.Rack != "" {
 		rack = &b.Rack
 	}
-	for _, e := range b.Endpoints {
-		if e.Listener == r.Conn.Listener() {
-			return e.Host, e.Port, rack, true
+	return e.Host, e.Port, rack, true
+}
+
+// endpoint is where a broker listens under a listener's name, nil if it does not.
+func endpoint(b *metadata.Broker, listener string) *metadata.Endpoint {
+	for i := range b.Endpoints {
+		if b.Endpoints[i].Listener == listener {
+			return &b.Endpoints[i]
 		}
 	}
-	return "", 0, nil, false
+	return nil
 }

@@ -556,13 +556,13 @@ func (s *Server) describedPartition(r *wire.Request, img *metadata.Image, t *met
 	k := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 	p := img.Partition(record.TopicPartition{Topic: t.ID, Partition: n})
 	k.Partition, k.LeaderID, k.LeaderEpoch = n, p.Leader, int32(p.LeaderEpoch)
-	k.Replicas, k.ISR, k.OfflineReplicas = p.Replicas, p.ISR, offline(img, p.Replicas)
+	k.Replicas, k.ISR, k.OfflineReplicas = p.Replicas, p.ISR, offline(img, r, p.Replicas)
 	k.EligibleLeaderReplicas = append([]int32{}, p.ELR...)
 	k.LastKnownELR = []int32{}
 	if p.LastKnownLeader >= 0 {
 		k.LastKnownELR = append(k.LastKnownELR, p.LastKnownLeader)
 	}
-	if k.ErrorCode = s.leaderError(r, p.Leader); k.ErrorCode != 0 {
+	if k.ErrorCode = leaderError(img, r, p.Leader); k.ErrorCode != 0 {
 		k.LeaderID = -1
 	}
 	return k
