@@ -89,13 +89,14 @@ func (t *txn) registerBroker(c *command.RegisterBroker) (command.Result, error) 
 	})
 }
 
-// discount takes a broker, whose records count no longer, out of ISR and ELR.
+// discount takes a broker, whose records count no longer, out of ISR and ELR. A wiped
+// one was fenced before, so it leads nothing: all that is left is that it once led.
 func discount(p *metadata.Partition, broker int32, wiped bool) settlement {
 	p.ISR, p.ELR = remove(p.ISR, []int32{broker}), remove(p.ELR, []int32{broker})
 	if wiped && p.LastKnownLeader == broker {
 		p.LastKnownLeader = -1
 	}
-	return settlement{prefer: -1, gone: broker, wiped: wiped}
+	return settlement{prefer: -1, gone: broker}
 }
 
 // settleBroker settles every partition that the broker is a replica of.

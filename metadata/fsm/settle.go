@@ -14,10 +14,8 @@ type settlement struct {
 	prefer int32
 	// unclean lets any active replica lead where otherwise nobody would.
 	unclean bool
-	// gone is a broker whose records no longer count, -1 for none; wiped says that it
-	// has none at all.
-	gone  int32
-	wiped bool
+	// gone is a broker whose records no longer count, -1 for none.
+	gone int32
 }
 
 // byOrder leaves the choice of a leader to the order of the replicas.
@@ -92,7 +90,7 @@ func (t *txn) settle(old, want *metadata.Partition, policy metadata.Policy, how 
 	switch {
 	case next.Leader >= 0:
 		next.LastKnownLeader = -1
-	case old.Leader >= 0 && !(how.wiped && old.Leader == how.gone):
+	case old.Leader >= 0:
 		next.LastKnownLeader = old.Leader
 	}
 	return withEpochs(old, &next)
