@@ -32,7 +32,7 @@ func newWorld(seed uint64, trace interface{ Write([]byte) (int, error) }) *world
 		id := record.TopicID(w.newID())
 		for n := range topic.partitions {
 			w.parts = append(w.parts, &truth{w: w, tp: record.TopicPartition{Topic: id, Partition: int32(n)}, index: len(w.parts),
-				topic: topic, lastSeq: map[int64]int32{}, served: -1})
+				topic: topic, lastSeq: map[int64]position{}, served: -1})
 		}
 	}
 	w.meta.remote = make([][]remoteAt, len(w.parts))

@@ -18,6 +18,9 @@ type producerClient struct {
 	pid  int64
 	seq  int32
 	size record.Offset
+	// epoch is the newest leader epoch heard of: a client does not go back to the
+	// leader of an older one (KIP-320).
+	epoch record.Epoch
 	// last is set in calm: the batch under way is the last one.
 	last, done bool
 }
@@ -46,11 +49,12 @@ func (c *producerClient) next() {
 // send makes one attempt, at the leader that some broker names.
 func (c *producerClient) send() {
 	w := c.w
-	leader := w.leaderBy(c.t)
-	if leader < 0 {
+	leader, epoch := w.leaderBy(c.t)
+	if leader < 0 || epoch < c.epoch {
 		w.after(w.between(50*time.Millisecond, 150*time.Millisecond), c.send)
 		return
 	}
+	c.epoch = epoch
 	b := batch{next: c.size, pid: c.pid, seq: c.seq}
 	call(w, nil, leader, produceTimeout, false, func(p *proc, reply func(produced)) {
 		if h := p.hosts[c.t.index]; h != nil {
@@ -90,16 +94,16 @@ func (c *producerClient) send() {
 }
 
 // leaderBy is a partition's leader as some running broker has it, -1 if none.
-func (w *world) leaderBy(t *truth) int32 {
+func (w *world) leaderBy(t *truth) (leader int32, epoch record.Epoch) {
 	n := w.nodes[1+w.rng.IntN(w.plan.brokers)]
 	if n.proc == nil {
-		return -1
+		return -1, -1
 	}
 	state := n.proc.image.Partition(t.tp)
 	if state == nil {
-		return -1
+		return -1, -1
 	}
-	return state.Leader
+	return state.Leader, state.LeaderEpoch
 }
 
 // readerClient follows one partition from its log start, mostly at the leader,
@@ -132,7 +136,7 @@ func (w *world) startReaders() {
 func (c *readerClient) read() {
 	w := c.w
 	again := w.between(50*time.Millisecond, 400*time.Millisecond)
-	target := w.leaderBy(c.t)
+	target, _ := w.leaderBy(c.t)
 	if c.follower {
 		state := w.meta.image().Partition(c.t.tp)
 		target = state.Replicas[w.rng.IntN(len(state.Replicas))]
@@ -160,23 +164,25 @@ func (c *readerClient) read() {
 // serveRead answers a consumer (partition.Partition.Read, tiering/remote).
 func (p *proc) serveRead(t *truth, from record.Offset, any bool) readAnswer {
 	h := p.hosts[t.index]
-	leads := h != nil && h.rep.Role() == replica.Leader && p.leased()
-	if h == nil || !leads && !any {
+	leads := h.leads() && p.leased()
+	if h == nil || h.restoring || !leads && (!any || h.rep.Role() != replica.Follower) {
 		return readAnswer{err: errNotLeading}
 	}
 	logStart := p.image.Partition(t.tp).LogStart
-	a := readAnswer{hw: h.rep.HighWatermark(), logStart: logStart, epoch: h.rep.LeaderEpoch()}
-	if !h.rep.WatermarkKnown() {
-		a.err = errUnavailable
-		return a
-	}
-	if leads {
+	hw := max(h.rep.HighWatermark(), min(logStart, h.log.end()))
+	a := readAnswer{hw: hw, logStart: logStart, epoch: h.rep.LeaderEpoch()}
+	switch {
+	case leads && h.rep.WatermarkKnown():
 		t.told(a.epoch, a.hw)
-	} else if t.lossy {
+	case !leads && t.lossy:
 		a.epoch = record.NoEpoch // after an unclean election a follower may not have cut its log yet
 	}
 	switch {
-	case from < logStart || from > h.log.end():
+	case from < logStart:
+		a.err = errOutOfRange
+	case from > hw && (!leads || !h.rep.WatermarkKnown()):
+		a.err = errUnavailable
+	case from > h.log.end():
 		a.err = errOutOfRange
 	case from < h.log.start:
 		a.batches, a.err = p.readRemote(t, from)

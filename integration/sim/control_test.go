@@ -81,13 +81,23 @@ func (c *controlling) propose(commands []command.Command) {
 	if err != nil {
 		panic(err)
 	}
-	p.proposeUntil(data, p.w.now+p.w.plan.proposeTimeout, func() bool { return p.ctl == c }, func(_ command.Result, err error) {
-		if err != nil && !refusedBy(err) {
-			p.after(100*time.Millisecond, func() { c.propose(nil) })
+	// What a controller decides is committed by its own node or not at all: passed
+	// on to the next leader it would overrule what that one has granted.
+	answered := false
+	end := func(rest []command.Command, pause time.Duration) {
+		if !answered {
+			answered = true
+			p.after(pause, func() { c.propose(rest) })
+		}
+	}
+	p.w.meta.accept(p, data, func(a answer) {
+		if a.err != nil && !refusedBy(a.err) {
+			end(nil, 100*time.Millisecond)
 			return
 		}
-		c.propose(commands[1:])
+		end(commands[1:], 0)
 	})
+	p.after(p.w.plan.proposeTimeout, func() { end(nil, 0) })
 }
 
 func (c *controlling) wake() {

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
@@ -13,6 +12,8 @@ import (
 // faultState is what the faults under way have to undo.
 type faultState struct {
 	on bool
+	// moving counts the reassignments that are proposed and not answered.
+	moving int
 }
 
 // startFaults lets every kind of fault that the plan has come again and again.
@@ -74,6 +75,9 @@ func (w *world) power(n *node) {
 // fewer than min.insync.replicas of those that may lead have lost theirs, and what
 // was committed is on another one.
 func (w *world) mayWipe(n *node) bool {
+	if w.faults.moving > 0 {
+		return false
+	}
 	for _, t := range w.parts {
 		was := n.disk.robbed[t.index]
 		n.disk.robbed[t.index] = true
@@ -198,7 +202,9 @@ func (w *world) anyPart() (*truth, *metadata.Partition) {
 func (w *world) reassign(*node) {
 	p := w.admin()
 	t, state := w.anyPart()
-	if p == nil {
+	// Nobody knows yet of a disk that was lost: moving away from those that have all
+	// would be a second loss.
+	if p == nil || slices.ContainsFunc(w.nodes[1:], func(n *node) bool { return slices.Contains(n.disk.robbed, true) }) {
 		return
 	}
 	item := command.Reassignment{Partition: t.tp}
@@ -209,6 +215,8 @@ func (w *world) reassign(*node) {
 		}
 	}
 	w.count.reassigned++
+	w.faults.moving++
+	w.after(2*w.plan.proposeTimeout, func() { w.faults.moving-- })
 	p.propose(&command.AlterReassignments{Request: command.Request{RequestID: w.newID()}, Items: []command.Reassignment{item}}, func(command.Result, error) {})
 }
 
@@ -243,11 +251,11 @@ func (w *world) deleteRecords(*node) {
 		return
 	}
 	h := p.hosts[t.index]
-	if h == nil || h.rep.Role() != replica.Leader || h.rep.HighWatermark() <= state.LogStart || h.rep.LeaderEpoch() < t.floor {
+	if !h.leads() || h.rep.HighWatermark() <= state.LogStart || h.rep.LeaderEpoch() < t.floor {
 		return
 	}
 	to := state.LogStart + 1 + record.Offset(w.rng.Int64N(int64(h.rep.HighWatermark()-state.LogStart)))
-	if b := h.log.read(max(to-1, h.log.start), h.log.end(), 1); len(b) > 0 {
+	if b := h.log.read(max(to-1, h.log.start), h.log.end(), 1); len(b) > 0 && w.chance(0.7) {
 		to = min(b[0].next, h.rep.HighWatermark()) // the edge of a batch
 	}
 	p.propose(&command.AdvanceLogStart{BrokerID: p.id, BrokerEpoch: p.epoch,

@@ -30,6 +30,8 @@ type host struct {
 	generation int
 
 	told record.Offset // the watermark that the truth was told last
+	// restoring: the log waits for the bucket; until then nothing is served.
+	restoring bool
 }
 
 type waitingAck struct {
@@ -46,13 +48,10 @@ type waitingFetch struct {
 }
 
 var (
-	errNotLeading   = errors.New("sim: not leader")
-	errNotEnough    = errors.New("sim: not enough replicas")
-	errUnavailable  = errors.New("sim: offset not available")
-	errOutOfRange   = errors.New("sim: offset out of range")
-	errRemoteRead   = errors.New("sim: the bucket does not answer")
-	errLogFull      = errors.New("sim: log is full")
-	errStaleReplica = errors.New("sim: stale broker epoch")
+	errNotLeading  = errors.New("sim: not leader")
+	errNotEnough   = errors.New("sim: not enough replicas")
+	errUnavailable = errors.New("sim: offset not available")
+	errOutOfRange  = errors.New("sim: offset out of range")
 )
 
 // Position and what is known of epochs: replica.Epochs.
@@ -69,8 +68,9 @@ func (h *host) progress() replica.Progress {
 	return replica.Progress{LogEnd: h.log.end(), FlushedEnd: h.log.flushed}
 }
 
-func (h *host) config(img *metadata.Image) replica.Config {
-	return replica.Config{Fsync: h.t.topic.fsync, MinISR: h.t.topic.minISR, LagMax: h.p.w.plan.lagMax}
+func (h *host) config(state *metadata.Partition) replica.Config {
+	img := h.p.image
+	return replica.Config{Fsync: h.t.topic.fsync, MinISR: metadata.MinISR(img, img.Topic(h.t.tp.Topic), state.Factor()), LagMax: h.p.w.plan.lagMax}
 }
 
 // place makes a partition fit the process's image: here or not here, leader or
@@ -87,10 +87,7 @@ func (p *proc) place(t *truth) {
 		return
 	}
 	if h == nil {
-		if h = p.open(t, state); h == nil {
-			p.after(100*time.Millisecond, func() { p.place(t) })
-			return
-		}
+		h = p.open(t, state)
 		p.hosts[t.index] = h
 	}
 	h.assign(state)
@@ -101,22 +98,52 @@ func assignment(s *metadata.Partition) replica.Assignment {
 		ISR: s.ISR, RemoteEnd: s.RemoteEnd, RemoteEpoch: s.RemoteEpoch, LogStart: s.LogStart}
 }
 
-// open opens or makes a partition's log; nil if that needs the bucket, which does
-// not answer.
+// open opens or makes a partition's log (partition.Set.open).
 func (p *proc) open(t *truth, state *metadata.Partition) *host {
 	h := &host{p: p, t: t}
 	if h.log = p.disk.logs[t.index]; h.log == nil {
-		h.log = newLog(0, 0, nil, nil, t.topic.perSeal)
-		a := assignment(state)
-		if at := max(a.LogStart, a.RemoteEnd); at > 0 && !h.restart(&a, at, a.RemoteEnd == at && a.RemoteEpoch >= 0) {
-			return nil
-		}
+		at := max(state.LogStart, state.RemoteEnd)
+		chain, _ := t.chainAt(at)
+		h.log = newLog(at, chain, nil, nil, t.topic.perSeal)
 		p.disk.logs[t.index] = h.log
 	}
-	h.log.flushed = h.log.end() // a recovered tail is synced before it counts
-	h.rep = replica.New(p.id, h.config(p.image), max(state.LogStart, state.RemoteEnd), h.progress())
+	if t.topic.fsync {
+		h.log.flushed = h.log.end() // what kill -9 left in the page cache is synced before it counts
+	}
+	h.rep = replica.New(p.id, h.config(state), state.LogStart, h.progress())
 	h.told = h.rep.HighWatermark()
+	h.flush()
 	return h
+}
+
+// begin makes the log fit to take the assignment; false while the bucket must be
+// asked (partition.Partition.begin).
+func (h *host) begin(a *replica.Assignment) bool {
+	h.restoring = false
+	at, fromBucket, wins := a.BucketWins(h.log.end(), h.log)
+	leads := a.Leader == h.p.id
+	empty := h.log.LastEpoch() < 0 && len(h.log.batches) == 0
+	switch {
+	case !wins || !leads && h.log.end() >= at && !empty:
+		return true
+	case !fromBucket:
+		if h.log.end() < at {
+			h.restart(a, at, false)
+		}
+		return true
+	case leads:
+		if h.restart(a, at, true) {
+			return true
+		}
+		h.restoring = true
+		h.fail(errNotLeading)
+		h.p.after(100*time.Millisecond, func() { h.p.place(h.t) })
+		return false
+	case empty && !h.restart(a, at, true):
+		h.restoring = true
+		h.p.after(100*time.Millisecond, func() { h.p.place(h.t) })
+	}
+	return true
 }
 
 // restart makes the log begin anew at an offset; false if the bucket does not
@@ -127,7 +154,7 @@ func (h *host) restart(a *replica.Assignment, at record.Offset, fromBucket bool)
 	if !fromBucket {
 		chain, _ := h.t.chainAt(at)
 		h.log.resetTo(at, chain, nil, nil)
-		h.generation++
+		h.restarted(at)
 		return true
 	}
 	m := w.meta.entries(h.t.index, h.p.image.Index())
@@ -146,24 +173,25 @@ func (h *host) restart(a *replica.Assignment, at record.Offset, fromBucket bool)
 		}
 	}
 	h.log.resetTo(at, o.batches[len(o.batches)-1].chain, epochs, o.producers)
-	h.generation++
+	h.restarted(at)
 	if w.tracing() {
 		w.tracef("broker %d %s: the log begins anew at %d, from the bucket", h.p.id, h.t.name(), at)
 	}
 	return true
 }
 
-// assign takes the partition's assignment (partition.Partition.assign).
+func (h *host) restarted(at record.Offset) {
+	h.generation++
+	h.rep.Restarted(at)
+	h.told = at
+}
+
+// assign takes the partition's assignment (partition.Partition.take).
 func (h *host) assign(state *metadata.Partition) {
 	a := assignment(state)
-	if a.Leader == h.p.id && a.LeaderEpoch > h.rep.LeaderEpoch() {
-		if at, fromBucket, wins := a.BucketWins(h.log.end(), h.log); wins {
-			if !h.restart(&a, at, fromBucket) {
-				h.p.after(100*time.Millisecond, func() { h.p.place(h.t) })
-				return
-			}
-			h.rep.Restarted(at)
-		}
+	h.effects(h.rep.SetConfig(h.config(state)))
+	if !h.begin(&a) {
+		return
 	}
 	eff := h.rep.Assign(h.p.clock(), a, h.progress())
 	if eff.AssignEpoch {
@@ -171,12 +199,16 @@ func (h *host) assign(state *metadata.Partition) {
 	}
 	if eff.RoleChanged {
 		h.asking = false
+		if h.rep.Role() == replica.Leader {
+			h.told = min(h.told, h.t.end()) // an unclean election may have taken some back
+		}
 		h.fail(errNotLeading)
 		if h.p.w.tracing() {
 			h.p.w.tracef("broker %d %s: %v in epoch %d, log [%d, %d), watermark %d", h.p.id, h.t.name(), h.rep.Role(), a.LeaderEpoch,
 				h.log.start, h.log.end(), h.rep.HighWatermark())
 		}
 	}
+	h.watermark()
 	h.effects(eff)
 	h.poll()
 }
@@ -255,7 +287,7 @@ func (h *host) propose(pr *replica.ISRProposal) {
 	for _, m := range pr.Members {
 		change.ISR = append(change.ISR, command.ISRMember{BrokerID: m.ID, BrokerEpoch: m.BrokerEpoch})
 	}
-	cmd := &command.AlterPartition{BrokerID: h.p.id, BrokerEpoch: h.p.epoch, Partitions: []command.ISRChange{change}}
+	cmd := &command.AlterPartition{BrokerID: h.p.id, BrokerEpoch: h.p.image.Broker(h.p.id).Epoch, Partitions: []command.ISRChange{change}}
 	h.p.propose(cmd, func(res command.Result, err error) {
 		if err == nil {
 			err = res.Items[0].Err
@@ -263,16 +295,14 @@ func (h *host) propose(pr *replica.ISRProposal) {
 		if err == nil {
 			return
 		}
-		var refusal *command.Error
-		certain := errors.As(err, &refusal) && !errors.Is(err, command.ErrStalePartitionEpoch)
-		h.rep.ProposalFailed(pr, certain)
+		h.rep.ProposalFailed(pr, refusedBy(err) && !errors.Is(err, command.ErrFenced))
 	})
 }
 
 // append takes a producer's batch (partition.Partition.Append).
 func (h *host) append(b batch, reply func(produced)) {
 	switch {
-	case h.rep.Role() != replica.Leader || !h.p.leased():
+	case !h.leads() || !h.p.leased():
 		reply(produced{err: errNotLeading})
 		return
 	case !h.rep.EnoughInSync():
@@ -335,6 +365,9 @@ func (h *host) flush() {
 	}
 	end, generation := h.log.end(), h.generation
 	h.p.after(d, func() {
+		if h.p.hosts[h.t.index] != h {
+			return // closed meanwhile
+		}
 		h.flushing = false
 		if h.generation == generation {
 			h.log.flushed = max(h.log.flushed, end)
@@ -355,7 +388,7 @@ type fetched struct {
 // (broker/peer).
 func (h *host) poll() {
 	pos, ok := h.rep.Position(h.log)
-	if h.asking || !ok || h.p.ended || h.p.hosts[h.t.index] != h || h.p.epoch < 0 {
+	if h.asking || !ok || h.restoring || h.p.ended || h.p.hosts[h.t.index] != h || h.p.epoch < 0 {
 		return
 	}
 	h.asking, h.asked = true, pos
@@ -386,11 +419,20 @@ func (h *host) poll() {
 // onReply carries out what a reply means; false asks for a pause.
 func (h *host) onReply(pos replica.Position, f fetched) bool {
 	w := h.p.w
+	if h.restoring {
+		return false
+	}
 	d := h.rep.OnReply(pos, f.reply, h.log)
 	h.t.touched = true
 	switch d.Step {
 	case replica.Append:
-		for _, b := range f.batches {
+		for i, b := range f.batches {
+			if i == 0 && b.base < h.log.end() && h.log.start == h.log.end() {
+				// The log begins anew within a batch, which comes whole.
+				chain, _ := h.t.chainAt(b.base)
+				h.log.resetTo(b.base, chain, nil, nil)
+				h.restarted(b.base)
+			}
 			if b.base != h.log.end() {
 				w.violate("3", "%s: follower %d at %d was to append [%d, %d)", h.t.name(), h.p.id, h.log.end(), b.base, b.next)
 			}
@@ -410,15 +452,11 @@ func (h *host) onReply(pos replica.Position, f fetched) bool {
 	case replica.Reset:
 		a := assignment(h.p.image.Partition(h.t.tp))
 		h.restart(&a, d.To, false)
-		h.rep.Restarted(d.To)
-		h.told = d.To
 	case replica.ResetToRemote:
 		a := assignment(h.p.image.Partition(h.t.tp))
 		if a.RemoteEnd < d.To || !h.restart(&a, a.RemoteEnd, true) {
 			return false
 		}
-		h.rep.Restarted(a.RemoteEnd)
-		h.told = a.RemoteEnd
 	case replica.Wait:
 		return false
 	case replica.Drop:
@@ -442,7 +480,8 @@ func (h *host) truncate(d replica.Decision) {
 	if w.tracing() {
 		w.tracef("broker %d %s: truncate from %d to %d", h.p.id, h.t.name(), h.log.end(), d.To)
 	}
-	h.log.truncateTo(d.To)
+	chain, _ := h.t.chainAt(d.To)
+	h.log.truncateTo(d.To, chain)
 	h.generation++
 	h.rep.Truncated(h.progress())
 	h.told = min(h.told, h.rep.HighWatermark())
@@ -455,42 +494,37 @@ const maxBatches = 4
 func (p *proc) serveFetch(t *truth, id int32, brokerEpoch int64, pos replica.Position, reply func(fetched)) {
 	h := p.hosts[t.index]
 	refuse := func() { reply(fetched{reply: replica.Reply{Kind: replica.ReplyRefused}}) }
-	if h == nil || !p.leased() || h.rep.Role() != replica.Leader || h.rep.LeaderEpoch() != pos.LeaderEpoch || !h.rep.HasReplica(id) {
+	// Followers are served without a lease: what they take under this leader's epoch
+	// is right whoever leads by now.
+	if !h.leads() || h.rep.LeaderEpoch() != pos.LeaderEpoch || !h.rep.HasReplica(id) {
 		refuse()
 		return
 	}
 	b := p.image.Broker(id)
-	if b == nil || b.Epoch > brokerEpoch {
+	if b != nil && b.Epoch > brokerEpoch {
 		refuse()
 		return
 	}
 	logStart := p.image.Partition(t.tp).LogStart
 	tell := replica.Reply{HighWatermark: h.rep.HighWatermark(), LogStart: logStart}
-	if pos.LastEpoch >= 0 {
-		epoch, end := h.log.EpochEnd(pos.LastEpoch)
-		if epoch >= 0 && (epoch < pos.LastEpoch || end < pos.Offset) {
-			tell.Kind, tell.DivergingEpoch, tell.DivergingEnd = replica.ReplyDiverging, epoch, end
-			reply(fetched{reply: tell})
-			return
-		}
+	if epoch, end, diverges := h.diverges(pos); diverges {
+		tell.Kind, tell.DivergingEpoch, tell.DivergingEnd = replica.ReplyDiverging, epoch, end
+		reply(fetched{reply: tell})
+		return
 	}
+	h.effects(h.rep.Fetched(p.clock(), id, brokerEpoch, pos.Offset, b.Eligible() && b.Epoch == brokerEpoch))
 	switch {
 	case pos.Offset < logStart:
 		tell.Kind = replica.ReplyOutOfRange
 		reply(fetched{reply: tell})
-		return
-	case pos.Offset > h.log.end():
-		refuse()
 		return
 	case pos.Offset < h.log.start:
 		tell.Kind = replica.ReplyTiered
 		reply(fetched{reply: tell})
 		return
 	}
-	h.effects(h.rep.Fetched(p.clock(), id, brokerEpoch, pos.Offset, b.Eligible()))
 	answer := func() {
-		if p.hosts[t.index] != h || h.rep.Role() != replica.Leader || h.rep.LeaderEpoch() != pos.LeaderEpoch || !p.leased() ||
-			pos.Offset < h.log.start {
+		if p.hosts[t.index] != h || !h.leads() || h.rep.LeaderEpoch() != pos.LeaderEpoch || pos.Offset < h.log.start {
 			refuse()
 			return
 		}
@@ -511,6 +545,25 @@ func (p *proc) serveFetch(t *truth, id int32, brokerEpoch int64, pos replica.Pos
 	h.waiters = append(h.waiters, waitingFetch{from: pos.Offset, hw: h.rep.HighWatermark(), reply: once})
 	p.after(p.w.plan.fetchWait, once)
 }
+
+// diverges finds out a follower whose log went another way
+// (partition.Partition.diverges).
+func (h *host) diverges(pos replica.Position) (record.Epoch, record.Offset, bool) {
+	if pos.LastEpoch >= 0 {
+		epoch, end := h.log.EpochEnd(pos.LastEpoch)
+		switch {
+		case epoch < 0 && pos.LastEpoch > h.rep.LeaderEpoch():
+			return h.rep.LeaderEpoch(), h.log.end(), true
+		case epoch >= 0 && (epoch < pos.LastEpoch || end < pos.Offset):
+			return epoch, end, true
+		}
+	}
+	return h.rep.LeaderEpoch(), h.log.end(), pos.Offset > h.log.end()
+}
+
+// leads says that the partition is led here, as far as this process knows, lease or
+// not.
+func (h *host) leads() bool { return h != nil && !h.restoring && h.rep.Role() == replica.Leader }
 
 // tick lets time pass for the replica machine.
 func (h *host) tick() {

@@ -120,8 +120,9 @@ func (l *modelLog) epochEnd(e record.Epoch) (record.Epoch, record.Offset) {
 	return l.epochs.EndOf(e, l.end())
 }
 
-// truncateTo follows commitlog.Log.TruncateTo.
-func (l *modelLog) truncateTo(off record.Offset) {
+// truncateTo follows commitlog.Log.TruncateTo. chain is for where the log begins
+// anew, below its start.
+func (l *modelLog) truncateTo(off record.Offset, chain uint64) {
 	switch end := l.end(); {
 	case off > end:
 		return
@@ -129,7 +130,7 @@ func (l *modelLog) truncateTo(off record.Offset) {
 		l.epochs = l.epochs.Truncate(end)
 		return
 	case off < l.start:
-		l.resetTo(off, 0, l.epochs.Truncate(off), nil)
+		l.resetTo(off, chain, l.epochs.Truncate(off), nil)
 		return
 	}
 	l.cut(l.at(off))

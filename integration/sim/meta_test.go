@@ -232,18 +232,17 @@ func (p *proc) propose(cmd command.Command, done func(command.Result, error)) {
 	if err != nil {
 		panic(err)
 	}
-	p.proposeUntil(data, p.w.now+p.w.plan.proposeTimeout, func() bool { return true }, done)
+	p.proposeUntil(data, p.w.now+p.w.plan.proposeTimeout, done)
 }
 
-// proposeUntil goes on until the deadline, or until wanted ends.
-func (p *proc) proposeUntil(data []byte, deadline time.Duration, wanted func() bool, done func(command.Result, error)) {
+func (p *proc) proposeUntil(data []byte, deadline time.Duration, done func(command.Result, error)) {
 	m := p.w.meta
 	again := func() {
-		if p.w.now >= deadline || !wanted() {
+		if p.w.now >= deadline {
 			done(command.Result{}, errTimeout)
 			return
 		}
-		p.after(p.w.between(20*time.Millisecond, 100*time.Millisecond), func() { p.proposeUntil(data, deadline, wanted, done) })
+		p.after(p.w.between(20*time.Millisecond, 100*time.Millisecond), func() { p.proposeUntil(data, deadline, done) })
 	}
 	if m.leader == 0 {
 		again()

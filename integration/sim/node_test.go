@@ -6,7 +6,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/controller"
@@ -386,9 +385,6 @@ type produced struct {
 	epoch record.Epoch
 	err   error
 }
-
-// isLeader says that a process believes that it leads a partition.
-func (h *host) isLeader() bool { return h != nil && h.rep.Role() == replica.Leader && h.p.leased() }
 
 // refusedBy tells a refusal of the state machine from an unknown outcome.
 func refusedBy(err error) bool {

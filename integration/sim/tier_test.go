@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
@@ -80,7 +79,7 @@ func (p *proc) startTiering() {
 func (t *tiering) leads() []archive.Led {
 	var all []archive.Led
 	for _, h := range t.p.hosts {
-		if h == nil || !h.t.topic.tiered || h.rep.Role() != replica.Leader || t.p.epoch < 0 {
+		if !h.leads() || !h.t.topic.tiered || t.p.epoch < 0 {
 			continue
 		}
 		state := t.p.image.Partition(h.t.tp)
@@ -313,9 +312,9 @@ func (w *world) checkEntry(t *truth, e *manifest.Entry) {
 	if o == nil {
 		w.violate("10", "%s: entry [%d, %d) refers to the object %s, which is not in the bucket", t.name(), e.Start, e.End, e.Object)
 	}
-	first, last := o.batches[0].base, o.batches[len(o.batches)-1].next
-	if first != e.Start || last != e.End {
-		w.violate("8", "%s: entry [%d, %d) refers to an object of [%d, %d)", t.name(), e.Start, e.End, first, last)
+	first, last := o.batches[0], o.batches[len(o.batches)-1].next
+	if first.base > e.Start || first.next <= e.Start || last != e.End { // the log start may be within a batch
+		w.violate("8", "%s: entry [%d, %d) refers to an object of [%d, %d)", t.name(), e.Start, e.End, first.base, last)
 	}
 	have := o.batches[len(o.batches)-1].chain
 	if want, ok := t.chainAt(e.End); !ok || want != have {

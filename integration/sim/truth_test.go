@@ -17,7 +17,7 @@ type truth struct {
 	w        *world
 	batches  []batch
 	touched  bool
-	lastSeq  map[int64]int32
+	lastSeq  map[int64]position
 	acked    []ack
 	ackedEnd record.Offset
 
@@ -35,6 +35,13 @@ type truth struct {
 	// watermark told under it or before.
 	served   record.Epoch
 	servedHW record.Offset
+}
+
+// position is where a producer stands: its last sequence, and the offset of its
+// last batch.
+type position struct {
+	seq    int32
+	offset record.Offset
 }
 
 // ack is an acknowledged batch.
@@ -78,10 +85,13 @@ func (t *truth) commit(h *host, hw record.Offset) {
 			t.w.violate("2", "%s: broker %d commits [%d, %d), but only what is below %d was committed", t.name(), h.p.id, b.base, b.next, t.end())
 		}
 		last, known := t.lastSeq[b.pid]
-		if known && b.seq <= last || !t.lossy && b.seq != last+1 && (known || b.seq != 0) {
-			t.w.violate("7", "%s: producer %d: sequence %d at offset %d comes after %d", t.name(), b.pid, b.seq, b.base, last)
+		// A replica that began anew at the log start knows nothing of a producer whose
+		// batches are all below it; nobody can read the first copy.
+		forgotten := known && last.offset < t.w.meta.image().Partition(t.tp).LogStart
+		if !forgotten && (known && b.seq <= last.seq || !t.lossy && b.seq != last.seq+1 && (known || b.seq != 0)) {
+			t.w.violate("7", "%s: producer %d: sequence %d at offset %d comes after %d", t.name(), b.pid, b.seq, b.base, last.seq)
 		}
-		t.lastSeq[b.pid] = b.lastSeq()
+		t.lastSeq[b.pid] = position{b.lastSeq(), b.base}
 		t.batches = append(t.batches, b)
 	}
 	if t.end() != hw && h.log.start <= t.end() {
@@ -202,9 +212,16 @@ func (t *truth) unclean(now *metadata.Partition) {
 		n++
 	}
 	t.batches = slices.Clone(t.batches[:n])
-	t.lastSeq = map[int64]int32{}
+	if t.end() < keep { // the log start lies within a batch whose rest is gone
+		filler := batch{base: t.end(), next: keep, id: t.w.rng.Uint64()}
+		if l != nil && l.start == keep {
+			filler.chain = l.startChain
+		}
+		t.batches = append(t.batches, filler)
+	}
+	t.lastSeq = map[int64]position{}
 	for i := range t.batches {
-		t.lastSeq[t.batches[i].pid] = t.batches[i].lastSeq()
+		t.lastSeq[t.batches[i].pid] = position{t.batches[i].lastSeq(), t.batches[i].base}
 	}
 	t.served, t.servedHW = -1, 0
 	if t.w.tracing() {
