@@ -2,6 +2,7 @@ package partition
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -223,4 +224,19 @@ func (p *Partition) tellPullerLocked() {
 	if p.puller != nil && p.rep.Role() == replica.Follower {
 		p.puller.FollowReady(p)
 	}
+}
+
+// Synced reports whether this broker is in the partition's committed ISR.
+func (p *Partition) Synced() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Contains(p.rep.ISR(), p.set.opts.NodeID)
+}
+
+// AwaitsFlush reports whether a follower's Position waits for what it received to
+// be durable; the puller is told when it is.
+func (p *Partition) AwaitsFlush() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.closed && p.rep.Role() == replica.Follower && p.log.Failed() == nil && !p.rep.Durable()
 }

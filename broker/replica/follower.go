@@ -17,11 +17,14 @@ type Position struct {
 // ask now: the replica does not follow, there is no leader, or what it received
 // last is not durable yet.
 func (r *Replica) Position(log Epochs) (p Position, ok bool) {
-	if r.role != Follower || r.leader < 0 || r.durableEnd() < r.logEnd {
+	if r.role != Follower || r.leader < 0 || !r.Durable() {
 		return Position{}, false
 	}
 	return Position{Leader: r.leader, LeaderEpoch: r.leaderEpoch, Offset: r.logEnd, LastEpoch: log.LastEpoch()}, true
 }
+
+// Durable reports whether all of the local log is, as its topic calls it.
+func (r *Replica) Durable() bool { return r.durableEnd() >= r.logEnd }
 
 // ReplyKind is what a leader answered to a Position.
 type ReplyKind uint8
