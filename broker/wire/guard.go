@@ -64,6 +64,16 @@ func (p *program) walk(body []byte, maxElements int) (memory int, err error) {
 	return w.memory, nil
 }
 
+// length is where the request at the start of body ends, if walk found no other
+// fault than bytes behind it.
+func (p *program) length(body []byte, maxElements int) int {
+	w := walker{b: body, maxMemory: decodeFactor*len(body) + decodeSlack, maxElements: maxElements}
+	if err := w.fields(p); err != nil {
+		return len(body)
+	}
+	return len(body) - len(w.b)
+}
+
 func (w *walker) fields(p *program) error {
 	for i := range p.ops {
 		if err := w.op(&p.ops[i], p.flexible); err != nil {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -31,6 +32,7 @@ func (c *Conn) handle(frame []byte) error {
 	if err != nil {
 		return &closeError{closedMalformed, fmt.Errorf("API key %d version %d: %w", h.key, h.version, err)}
 	}
+	header := len(frame) - len(body)
 	owner := c.reader.buf
 	if h.key == keyProduce && owner.wasteful(len(frame)) {
 		// The request is going to hold its buffer for as long as it is pending.
@@ -41,6 +43,12 @@ func (c *Conn) handle(frame []byte) error {
 		body = owner.b[:copy(owner.b, body)]
 	}
 	req, memory, aliased, err := api.decode(p, h.version, body)
+	if errors.Is(err, errTrailing) {
+		// Kafka ignores as many bytes as the header has.
+		if n := p.length(body, api.MaxElements); len(body)-n <= header {
+			req, memory, aliased, err = api.decode(p, h.version, body[:n])
+		}
+	}
 	if err != nil {
 		return &closeError{closedMalformed, fmt.Errorf("API key %d version %d: %w", h.key, h.version, err)}
 	}

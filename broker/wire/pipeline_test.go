@@ -324,3 +324,26 @@ func TestThrottleStopsReading(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(begin), pause)
 	c.receive(c.send(heartbeat("a")), heartbeatAnswer(0))
 }
+
+// Bytes behind a request are ignored up to the length of its header, as Kafka
+// does; more of them close the connection.
+func TestBytesBehindARequest(t *testing.T) {
+	ts := start(t, func(r *Request) {
+		require.Equal(t, "group", groupOf(r))
+		answerHeartbeat(r)
+	}, nil)
+	c := ts.dial()
+	behind := func(n int) []byte {
+		c.corr++
+		b := append(frame(c.corr, heartbeat("group")), make([]byte, n)...)
+		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+		return b
+	}
+	header := minFrame + 2 + 4 + 1 // client id "test", no tags
+	for _, n := range []int{0, 1, header} {
+		c.write(behind(n))
+		c.receive(c.corr, heartbeatAnswer(0))
+	}
+	c.write(behind(header + 1))
+	c.closed()
+}
