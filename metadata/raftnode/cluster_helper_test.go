@@ -38,16 +38,18 @@ type testNodes struct {
 	t       testing.TB
 	opts    Options // template
 	hints   bool    // that a peer is gone are passed on
+	direct  bool    // without cables
 	members []*member
 
 	mu     sync.Mutex
 	cables map[[2]int]*cable // who dialled, whom
+	addrs  map[uuid.UUID]string
 }
 
 // newTestNodes makes n members, none of which runs.
 func newTestNodes(t testing.TB, n int, opts Options) *testNodes {
 	t.Helper()
-	c := &testNodes{t: t, opts: opts, cables: map[[2]int]*cable{}}
+	c := &testNodes{t: t, opts: opts, cables: map[[2]int]*cable{}, addrs: map[uuid.UUID]string{}}
 	for range n {
 		c.add(vfs.NewCrashableMem(), "/data/meta")
 	}
@@ -66,6 +68,9 @@ func newTestNodes(t testing.TB, n int, opts Options) *testNodes {
 func (c *testNodes) add(fs *vfs.MemFS, path string) *member {
 	m := &member{id: int32(len(c.members) + 1), dir: uuid.New(), fs: fs, path: path}
 	for i := range c.members {
+		if c.direct {
+			break
+		}
 		c.cables[[2]int{i, len(c.members)}] = newCable(c.t)
 		c.cables[[2]int{len(c.members), i}] = newCable(c.t)
 	}
@@ -107,6 +112,7 @@ func (c *testNodes) start(m *member, bootstrap []Server) {
 	require.NoError(c.t, err)
 	me := c.index(m.dir)
 	c.mu.Lock()
+	c.addrs[m.dir] = m.link.Addr()
 	for pair, cable := range c.cables {
 		if pair[1] == me {
 			cable.to.Store(m.link.Addr())
@@ -122,6 +128,11 @@ func (c *testNodes) start(m *member, bootstrap []Server) {
 		to := c.index(dir)
 		if to < 0 {
 			return "", false
+		}
+		if c.direct {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.addrs[dir], c.addrs[dir] != ""
 		}
 		return c.cables[[2]int{me, to}].addr(), true
 	}
