@@ -34,10 +34,12 @@ var layers = [][]string{
 	{"metadata/command"},
 	{"metadata"},
 	{"metadata/fsm", "metadata/controller", "tiering/archive", "tiering/remote", "tiering/reclaim", "tiering/tiertest"},
-	{"metadata/membership", "metadata/raftnode"},
+	{"metadata/raftnode"},
+	{"metadata/membership"},
 	{"broker/adminapi", "broker/config", "broker/replica", "broker/wire", "broker/group"},
 	{"broker/partition"},
 	{"broker/fetch"},
+	{"broker/peer"},
 	{"broker/api"},
 	{"broker"},
 	{"cmd/firn", "integration"},
@@ -48,6 +50,7 @@ var layers = [][]string{
 var kmsgFiles = []string{
 	"broker/wire",
 	"broker/api",
+	"broker/peer",
 	"broker/group/records.go",
 	"broker/metrics.go", // the APIs' names alone
 	"cmd/firn/topic.go", // a client of any broker
