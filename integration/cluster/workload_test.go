@@ -235,16 +235,27 @@ func (w *workload) member(ctx context.Context, name string) {
 			w.hist.Add(checker.Op{Client: name, Kind: checker.Assign, Log: logName(p), Begin: now, Finish: now, Offset: checker.None})
 		}
 	}
-	c := w.c.Client(kgo.ConsumerGroup(groupName), kgo.ConsumeTopics(topicName), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(),
+	c := w.c.OwnClient(kgo.ConsumerGroup(groupName), kgo.ConsumeTopics(topicName), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.SessionTimeout(10*time.Second), kgo.HeartbeatInterval(500*time.Millisecond),
 		kgo.FetchMaxWait(200*time.Millisecond), kgo.OnPartitionsAssigned(assigned))
-	defer c.CloseAllowingRebalance()
+	defer leave(c)
 	for ctx.Err() == nil {
 		begin := w.hist.Now()
 		fetches := c.PollFetches(ctx)
 		w.note(name, begin, fetches)
 		w.commit(ctx, c, name, fetches)
 		c.AllowRebalance()
+	}
+}
+
+// leave closes a member's client. The client tries to leave its group for as long
+// as it would try anything; a cluster that a test has broken is not waited for.
+func leave(c *kgo.Client) {
+	closed := make(chan struct{})
+	go func() { defer close(closed); c.CloseAllowingRebalance() }()
+	select {
+	case <-closed:
+	case <-time.After(5 * time.Second):
 	}
 }
 
@@ -310,7 +321,7 @@ func starts() map[int32]int64 {
 // follow reads all partitions from their start, and then as they grow.
 func (w *workload) follow(ctx context.Context, name string, opts ...kgo.Opt) {
 	w.assign(name, starts())
-	c := w.c.Client(append(direct(starts()), opts...)...)
+	c := w.c.OwnClient(append(direct(starts()), opts...)...)
 	defer c.Close()
 	for ctx.Err() == nil {
 		begin := w.hist.Now()
@@ -331,7 +342,9 @@ const askEvery = 250 * time.Millisecond
 // ask looks at ends and committed offsets.
 func (w *workload) ask(ctx context.Context) {
 	const name = "admin"
-	adm := kadm.NewClient(w.c.Client())
+	client := w.c.OwnClient()
+	defer client.Close()
+	adm := kadm.NewClient(client)
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {

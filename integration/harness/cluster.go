@@ -176,9 +176,16 @@ func (c *Cluster) AddBroker() *fleet.Broker {
 // Client is a franz-go client of the cluster, closed when the test ends.
 func (c *Cluster) Client(opts ...kgo.Opt) *kgo.Client {
 	c.t.Helper()
+	client := c.OwnClient(opts...)
+	c.t.Cleanup(client.Close)
+	return client
+}
+
+// OwnClient is one that the caller closes.
+func (c *Cluster) OwnClient(opts ...kgo.Opt) *kgo.Client {
+	c.t.Helper()
 	client, err := kgo.NewClient(append(c.ClientOptions(), opts...)...)
 	c.must(err)
-	c.t.Cleanup(client.Close)
 	return client
 }
 
