@@ -173,3 +173,27 @@ func TestGossipKeyIsSecret(t *testing.T) {
 	require.Error(t, err)
 	require.False(t, strings.Contains(err.Error(), key))
 }
+
+// The way to a store may change; what it holds may not be left behind.
+func TestStoreIdentity(t *testing.T) {
+	for url, want := range map[string][2]string{
+		"":                  {"data.dir", ""},
+		"fs:///srv/objects": {"fs:/srv/objects", "fs:/srv/objects"},
+		"mem:":              {"", ""},
+		"s3://bbb/p?endpoint=http://h:1&region=x": {"bucket:bbb/p", "bucket:bbb/p"},
+		"s3://bbb/p":               {"bucket:bbb/p", "bucket:bbb/p"},
+		"minio://other:9000/bbb/p": {"bucket:bbb/p", "bucket:bbb/p"},
+		"minio://other:9000/bbb":   {"bucket:bbb", "bucket:bbb"},
+	} {
+		text := "num.partitions: 1"
+		if url != "" {
+			text = "object.store.url: '" + url + "'"
+		}
+		c, err := Load(Source{File: write(t, text)})
+		require.NoError(t, err, url)
+		require.Equal(t, want, [2]string{c.StoreIdentity(), c.SharedStore()}, url)
+	}
+	c, err := Load(Source{File: write(t, "remote.log.storage.system.enable: false")})
+	require.NoError(t, err)
+	require.Empty(t, c.StoreIdentity())
+}

@@ -1,0 +1,88 @@
+package membership
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares what a writer makes with the file of its version.
+func golden(t *testing.T, name string, write func(path string) error) []byte {
+	t.Helper()
+	made := filepath.Join(t.TempDir(), "cluster", name)
+	require.NoError(t, write(made))
+	got, err := os.ReadFile(made)
+	require.NoError(t, err)
+	path := filepath.Join("testdata", "v1."+name)
+	if *update {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, got, 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got))
+	return want
+}
+
+func TestGoldenFiles(t *testing.T) {
+	a, b := uuid.MustParse("00000000-0000-4000-8000-00000000000a"), uuid.MustParse("00000000-0000-4000-8000-00000000000b")
+	servers := []Server{{a, "one:9094"}, {b, "two:9094"}}
+	ledger := Ledger{Promised: Ballot{8, b}, Accepted: Ballot{7, a}, Value: servers, Chosen: servers}
+	text := golden(t, "formation.json", func(path string) error { return writeLedger(vfs.Default, path, &ledger) })
+	back, err := parseLedger(text)
+	require.NoError(t, err)
+	require.Equal(t, ledger, back)
+
+	text = golden(t, "peers.json", func(path string) error {
+		m := &Membership{opts: Options{FS: vfs.Default, PeersFile: path}, others: map[uuid.UUID]Member{}}
+		for i, addr := range []string{"10.0.0.2:7946", "[fd00::3]:7946"} {
+			m.others[uuid.UUID{byte(i)}] = Member{GossipAddr: netip.MustParseAddrPort(addr)}
+		}
+		m.Remember()
+		return nil
+	})
+	peers, err := parsePeers(text)
+	require.NoError(t, err)
+	require.Equal(t, []string{"10.0.0.2:7946", "[fd00::3]:7946"}, peers)
+
+	text = golden(t, "store.json", func(path string) error { return NoteStore(vfs.Default, path, "bucket:logs/firn") })
+	store, err := parseStore(text)
+	require.NoError(t, err)
+	require.Equal(t, "bucket:logs/firn", store)
+}
+
+func TestChangedStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cluster", "store.json")
+	require.NoError(t, CheckStore(vfs.Default, path, "bucket:a", true), "nothing is noted")
+	_, err := os.Stat(filepath.Dir(path))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoError(t, NoteStore(vfs.Default, path, "bucket:a"))
+	require.NoError(t, NoteStore(vfs.Default, path, "bucket:a"))
+	require.NoError(t, CheckStore(vfs.Default, path, "bucket:a", true))
+	require.NoError(t, CheckStore(vfs.Default, path, "bucket:b", false), "there is nothing to lose")
+	err = CheckStore(vfs.Default, path, "bucket:b", true)
+	require.ErrorIs(t, err, ErrChangedStore)
+	require.ErrorContains(t, err, "tiered data of this node lies in bucket:a, and object.store.url is bucket:b by now")
+	err = CheckStore(vfs.Default, path, "", true)
+	require.ErrorIs(t, err, ErrChangedStore)
+	require.ErrorContains(t, err, "has no object store by now")
+	require.NoError(t, os.WriteFile(path, []byte(`{"format":"firn-store","version":2}`), 0o600))
+	require.ErrorContains(t, CheckStore(vfs.Default, path, "bucket:a", true), "unknown version 2")
+}
+
+func FuzzStore(f *testing.F) {
+	f.Add([]byte(`{"format":"firn-store","version":1,"store":"bucket:b"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if store, err := parseStore(b); err != nil {
+			require.Empty(t, store)
+		}
+	})
+}
