@@ -61,6 +61,7 @@ func (b *Broker) startAdmin() error {
 	mux.HandleFunc("GET "+adminapi.PathTierVerify, b.whenReady(b.tierVerify))
 	mux.HandleFunc("GET "+adminapi.PathClusterHealth, b.whenReady(b.serveHealth))
 	mux.HandleFunc("GET "+adminapi.PathClusterBrokers, b.whenReady(b.serveBrokers))
+	mux.HandleFunc("GET "+adminapi.PathClusterPlan, b.whenReady(b.servePlan))
 	b.admin = &adminServer{addr: l.Addr(), http: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}}
 	go func() {
 		if err := b.admin.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/firnlog/firn/broker/adminapi"
 	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/controller"
 	"github.com/firnlog/firn/record"
 )
 
@@ -160,4 +163,44 @@ func (b *Broker) serveHealth(w http.ResponseWriter, _ *http.Request) {
 
 func (b *Broker) serveBrokers(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, clusterBrokers(b.meta.Image(), b.voters()))
+}
+
+// movePlan works a drain or a rebalance out from the metadata.
+func movePlan(img *metadata.Image, kind string, broker int32) (adminapi.MovePlan, error) {
+	plan := adminapi.MovePlan{Kind: kind, Moves: []adminapi.Move{}}
+	var moves []command.Reassignment
+	switch kind {
+	case adminapi.PlanDrain:
+		if img.Broker(broker) == nil {
+			return plan, fmt.Errorf("broker %d is not registered", broker)
+		}
+		var err error
+		if moves, err = controller.PlanDrain(img, broker); err != nil {
+			return plan, err
+		}
+	case adminapi.PlanRebalance:
+		moves = controller.PlanRebalance(img, nil)
+	default:
+		return plan, fmt.Errorf("plan %q is not known: want %s or %s", kind, adminapi.PlanDrain, adminapi.PlanRebalance)
+	}
+	for _, m := range moves {
+		plan.Moves = append(plan.Moves, adminapi.Move{Topic: img.Topic(m.Partition.Topic).Name, Partition: m.Partition.Partition,
+			From: img.Partition(m.Partition).Replicas, To: m.Replicas})
+	}
+	return plan, nil
+}
+
+func (b *Broker) servePlan(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	broker, err := strconv.ParseInt(cmp.Or(q.Get("broker"), "-1"), 10, 32)
+	if err != nil {
+		writeError(w, http.StatusBadRequest, fmt.Errorf("broker=%s: want a broker id", q.Get("broker")))
+		return
+	}
+	plan, err := movePlan(b.meta.Image(), q.Get("kind"), int32(broker))
+	if err != nil {
+		writeError(w, http.StatusBadRequest, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, plan)
 }

@@ -5,6 +5,9 @@ package adminapi
 const (
 	PathClusterHealth  = "/v1/cluster/health"  // -> ClusterHealth
 	PathClusterBrokers = "/v1/cluster/brokers" // -> ClusterBrokers
+	// PathClusterPlan works out moves and changes nothing:
+	// ?kind=drain&broker=N or ?kind=rebalance -> MovePlan
+	PathClusterPlan = "/v1/cluster/plan"
 )
 
 // The states of a cluster's health, from best to worst.
@@ -76,4 +79,26 @@ type ClusterBroker struct {
 	// Voter says whether it votes in the metadata's quorum.
 	Voter        bool  `json:"voter"`
 	RegisteredAt int64 `json:"registered_at"`
+}
+
+// The kinds of plan.
+const (
+	PlanDrain     = "drain"
+	PlanRebalance = "rebalance"
+)
+
+// MovePlan is what a drain or a rebalance would do.
+type MovePlan struct {
+	Kind string `json:"kind"`
+	// Moves are by topic and partition; none where there is nothing to do.
+	Moves []Move `json:"moves"`
+}
+
+// Move gives one partition other replicas. Only what is not in the object store is
+// copied to those that are new.
+type Move struct {
+	Topic     string  `json:"topic"`
+	Partition int32   `json:"partition"`
+	From      []int32 `json:"from"`
+	To        []int32 `json:"to"`
 }

@@ -21,7 +21,7 @@ import (
 
 func (a *app) topicCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "topic", Aliases: []string{"topics"}, Short: "List, describe, create, alter and delete topics"}
-	cmd.AddCommand(a.topicList(), a.topicDescribe(), a.topicCreate(), a.topicAlter(), a.topicDelete())
+	cmd.AddCommand(a.topicList(), a.topicDescribe(), a.topicCreate(), a.topicAlter(), a.topicReassign(), a.topicDelete())
 	return cmd
 }
 
@@ -481,6 +481,11 @@ func (a *app) printDeleted(kind string, names []string) error {
 
 // confirm asks a person; scripts, which have no terminal, are taken at their word.
 func (a *app) confirm(yes bool, question string) error {
+	return a.confirmTo(yes, question, "nothing was deleted")
+}
+
+// confirmTo is confirm with what to say after a no.
+func (a *app) confirmTo(yes bool, question, declined string) error {
 	if yes || !a.inIsTerminal {
 		return nil
 	}
@@ -493,5 +498,5 @@ func (a *app) confirm(yes bool, question string) error {
 	case "y", "yes":
 		return nil
 	}
-	return errors.New("nothing was deleted")
+	return errors.New(declined)
 }
