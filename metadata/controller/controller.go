@@ -23,12 +23,13 @@ type Calls interface {
 
 // Options configure a Controller.
 type Options struct {
-	// Meta proposes from this node. Required.
+	// Meta proposes as the metadata leader, and only as it: what a deposed one decided
+	// must not reach the next (raftnode.AsLeader). Required.
 	Meta Proposer
 	// Calls serves the heartbeats. Required.
 	Calls Calls
 	// Verify returns nil if this node still led the metadata at some time after the
-	// call; it writes nothing. A node that was paused may believe that it leads, and
+	// call; it writes nothing (raftnode.AsLeader). A node that was paused may believe that it leads, and
 	// must not grant leases. Required.
 	Verify func(context.Context) error
 	Leases LeaseOptions
@@ -84,6 +85,7 @@ func New(opts Options) *Controller {
 	c.mu.fencing = map[int32]bool{}
 	c.mu.gone = map[uuid.UUID]ended{}
 	opts.Calls.HandleCall(callHeartbeat, c.heartbeat)
+	opts.Calls.HandleCall(callStatus, c.status)
 	return c
 }
 
@@ -218,6 +220,8 @@ func (c *Controller) wake() {
 	}
 }
 
+var errNotLeader = &link.CallError{Code: CodeNotLeader, Message: "this node does not lead the metadata"}
+
 // heartbeat answers a broker.
 func (c *Controller) heartbeat(ctx context.Context, _ link.Peer, body []byte) ([]byte, error) {
 	var hb Heartbeat
@@ -241,7 +245,7 @@ func (c *Controller) hear(hb *Heartbeat) (Grant, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.leases == nil {
-		return Grant{}, &link.CallError{Code: CodeNotLeader, Message: "this node does not lead the metadata"}
+		return Grant{}, errNotLeader
 	}
 	if !c.mu.leases.Hear(now, img, hb) {
 		return Grant{}, &link.CallError{Code: CodeStaleEpoch, Message: fmt.Sprintf("broker %d is not registered under epoch %d", hb.BrokerID, hb.BrokerEpoch)}
@@ -284,17 +288,6 @@ func (c *Controller) Suspect(directory uuid.UUID, gone bool) {
 		c.mu.leases.Suspect(b.ID, b.Epoch, gone)
 		c.wake()
 	}
-}
-
-// Status returns what the heartbeats say of a broker; false if this node does not
-// lead, or never heard of it.
-func (c *Controller) Status(broker int32) (Status, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.mu.leases == nil {
-		return Status{}, false
-	}
-	return c.mu.leases.Status(broker)
 }
 
 func brokerIn(img *metadata.Image, directory uuid.UUID) *metadata.Broker {

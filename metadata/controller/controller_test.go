@@ -30,7 +30,9 @@ func TestLifeOfABroker(t *testing.T) {
 		_, stop := w.controller(UpkeepOptions{})
 		defer stop()
 		var ready atomic.Bool
-		h := w.heartbeater(1, uuid.New(), func(o *HeartbeaterOptions) { o.Ready = ready.Load })
+		h := w.heartbeater(1, uuid.New(), func(o *HeartbeaterOptions) {
+			o.Ready, o.Disk = ready.Load, func() (free, total int64) { return 7, 9 }
+		})
 		epoch, err := h.Register(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, epoch, h.Epoch())
@@ -48,6 +50,13 @@ func TestLifeOfABroker(t *testing.T) {
 		}
 		require.Equal(t, before, w.Image().Index(), "a heartbeat wrote to the log")
 		require.Equal(t, epoch, w.Image().Broker(1).Epoch)
+
+		status, err := FetchStatus(t.Context(), node{w, "b1"}, "leader")
+		require.NoError(t, err)
+		require.Len(t, status, 1)
+		require.Equal(t, BrokerStatus{BrokerID: 1, Epoch: epoch, SilentMs: status[0].SilentMs, Applied: before, DiskFree: 7, DiskTotal: 9}, status[0])
+		require.LessOrEqual(t, status[0].SilentMs, int64(500))
+		require.Zero(t, h.ClockBehind())
 
 		w.setCut("b1", true)
 		cut := time.Now()
@@ -174,6 +183,8 @@ func TestUnsureLeaderGrantsNothing(t *testing.T) {
 		require.False(t, all[0].Lease().Valid())
 		stop()
 		require.ErrorContains(t, all[0].beat(t.Context()), CodeNotLeader)
+		_, err := FetchStatus(t.Context(), node{w, "b1"}, "leader")
+		require.ErrorContains(t, err, CodeNotLeader)
 		leave()
 	})
 }

@@ -60,7 +60,7 @@ func encodeJSON(v any) []byte {
 
 func decodeJSON(b []byte, v any) error {
 	if err := json.Unmarshal(b, v); err != nil {
-		return &link.CallError{Code: link.CodeInternal, Message: fmt.Sprintf("heartbeat: %v", err)}
+		return &link.CallError{Code: link.CodeInternal, Message: fmt.Sprintf("controller: %v", err)}
 	}
 	return nil
 }

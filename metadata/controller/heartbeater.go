@@ -218,7 +218,7 @@ func (h *Heartbeater) beat(ctx context.Context) error {
 	if err := decodeJSON(answer, &g); err != nil {
 		return err
 	}
-	h.behind.Store(int64(time.UnixMilli(g.Clock).Sub(time.Now())))
+	h.behind.Store(int64(time.Until(time.UnixMilli(g.Clock))))
 	switch {
 	case g.Lease > 0:
 		h.lease.extend(sent, time.Duration(g.Lease)*time.Millisecond)
