@@ -19,7 +19,7 @@ import (
 func BenchmarkCommits(b *testing.B) {
 	for name, spread := range map[string]int{"on the leader": 1, "on every node": 3} {
 		b.Run(name, func(b *testing.B) {
-			c := &testNodes{t: b, cables: map[[2]int]*cable{}, addrs: map[uuid.UUID]string{}, direct: true}
+			c := &testNodes{t: b, cables: map[[2]int]*cable{}, addrs: map[uuid.UUID]string{}, places: map[uuid.UUID]int{}, direct: true}
 			dir := b.TempDir()
 			for i := range 3 {
 				c.add(nil, filepath.Join(dir, string(rune('a'+i))))

@@ -44,12 +44,13 @@ type testNodes struct {
 	mu     sync.Mutex
 	cables map[[2]int]*cable // who dialled, whom
 	addrs  map[uuid.UUID]string
+	places map[uuid.UUID]int
 }
 
 // newTestNodes makes n members, none of which runs.
 func newTestNodes(t testing.TB, n int, opts Options) *testNodes {
 	t.Helper()
-	c := &testNodes{t: t, opts: opts, cables: map[[2]int]*cable{}, addrs: map[uuid.UUID]string{}}
+	c := &testNodes{t: t, opts: opts, cables: map[[2]int]*cable{}, addrs: map[uuid.UUID]string{}, places: map[uuid.UUID]int{}}
 	for range n {
 		c.add(vfs.NewCrashableMem(), "/data/meta")
 	}
@@ -74,17 +75,34 @@ func (c *testNodes) add(fs *vfs.MemFS, path string) *member {
 		c.cables[[2]int{i, len(c.members)}] = newCable(c.t)
 		c.cables[[2]int{len(c.members), i}] = newCable(c.t)
 	}
+	c.places[m.dir] = len(c.members)
 	c.members = append(c.members, m)
 	return m
 }
 
+// index is a member's place, -1 for a directory that is none's.
 func (c *testNodes) index(dir uuid.UUID) int {
-	for i, m := range c.members {
-		if m.dir == dir {
-			return i
-		}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, ok := c.places[dir]
+	if !ok {
+		return -1
 	}
-	return -1
+	return i
+}
+
+// nodeOf is the node of a member, nil while it does not run; for the goroutines of
+// clients. The test's own writes the field.
+func (c *testNodes) nodeOf(i int) *Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.members[i].node
+}
+
+func (c *testNodes) set(m *member, n *Node, l *link.Link) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.node, m.link = n, l
 }
 
 // servers are the first n members, as voters.
@@ -99,28 +117,27 @@ func (c *testNodes) servers(n int) []Server {
 // start opens a member.
 func (c *testNodes) start(m *member, bootstrap []Server) {
 	c.t.Helper()
-	var err error
 	var node atomic.Pointer[Node]
 	gone := func(p link.Peer) {
 		if n := node.Load(); n != nil && c.hints {
 			n.PeerGone(p.DirectoryID)
 		}
 	}
-	m.link, err = link.Open(link.Options{Listen: "127.0.0.1:0", OnGone: gone, Self: func() link.Peer {
+	l, err := link.Open(link.Options{Listen: "127.0.0.1:0", OnGone: gone, Self: func() link.Peer {
 		return link.Peer{NodeID: m.id, DirectoryID: m.dir, ClusterID: testCluster}
 	}})
 	require.NoError(c.t, err)
 	me := c.index(m.dir)
 	c.mu.Lock()
-	c.addrs[m.dir] = m.link.Addr()
+	c.addrs[m.dir] = l.Addr()
 	for pair, cable := range c.cables {
 		if pair[1] == me {
-			cable.to.Store(m.link.Addr())
+			cable.to.Store(l.Addr())
 		}
 	}
 	c.mu.Unlock()
 	opts := c.opts
-	opts.Dir, opts.DirectoryID, opts.ClusterID, opts.Bootstrap, opts.Link = m.path, m.dir, testCluster, bootstrap, m.link
+	opts.Dir, opts.DirectoryID, opts.ClusterID, opts.Bootstrap, opts.Link = m.path, m.dir, testCluster, bootstrap, l
 	if m.fs != nil {
 		opts.FS = m.fs
 	}
@@ -140,10 +157,11 @@ func (c *testNodes) start(m *member, bootstrap []Server) {
 		opts.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("n", m.id)
 	}
 	opts.OnFatal = func(err error) { c.t.Errorf("node %d: %v", m.id, err) }
-	m.node, err = Open(opts)
+	n, err := Open(opts)
 	require.NoError(c.t, err)
-	node.Store(m.node)
-	m.link.Serve()
+	node.Store(n)
+	l.Serve()
+	c.set(m, n, l)
 }
 
 // begin starts all members as voters of one cluster, and registers them as brokers.
@@ -185,19 +203,32 @@ func (c *testNodes) close(m *member) {
 	if m.node == nil {
 		return
 	}
-	require.NoError(c.t, m.node.Close())
-	require.NoError(c.t, m.link.Close())
-	m.node, m.link = nil, nil
+	n, l := m.node, m.link
+	c.set(m, nil, nil)
+	require.NoError(c.t, n.Close())
+	require.NoError(c.t, l.Close())
 }
 
 // kill ends a member as if its machine lost power: of what it has not synced, keep
 // percent stay. Nothing leaves it after the moment of which its disk is.
 func (c *testNodes) kill(m *member, keep int, seed int64) {
 	c.t.Helper()
-	require.NoError(c.t, m.link.Close())
+	n, l := m.node, m.link
+	c.set(m, nil, nil)
+	require.NoError(c.t, l.Close())
 	disk := m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: keep, RNG: testRand(seed)})
-	require.NoError(c.t, m.node.Close())
-	m.fs, m.node, m.link = disk, nil, nil
+	require.NoError(c.t, n.Close())
+	m.fs = disk
+}
+
+// wipe gives a member that does not run an empty disk, so that it is another server.
+func (c *testNodes) wipe(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := m.dir
+	m.dir, m.fs = uuid.New(), vfs.NewCrashableMem()
+	// The old directory is still looked for at the same address.
+	c.places[m.dir] = c.places[was]
 }
 
 // cut sets the mode of every cable between a member and the others.

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/firnlog/firn/metadata"
@@ -246,12 +245,8 @@ func TestWipedVoterCountsForNothing(t *testing.T) {
 	require.NoError(t, makeTopic(t.Context(), lead.node, "a"))
 	c.close(wiped)
 	was := wiped.dir
-	impostor := &member{id: wiped.id, dir: uuid.New(), fs: vfs.NewCrashableMem(), path: wiped.path}
-	*wiped = *impostor
+	c.wipe(wiped)
 	me := c.index(wiped.dir)
-	// The others still find it under the old directory.
-	resolve := c.opts.Addresses
-	require.Nil(t, resolve)
 	c.start(wiped, nil)
 	c.kill(third, 0, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -337,7 +332,7 @@ func TestPowerLossUnderLoad(t *testing.T) {
 	rng := rand.New(rand.NewPCG(uint64(seed), 2))
 	c := newTestNodes(t, 3, Options{SnapshotEntries: 60, TrailingEntries: 20, SnapshotInterval: 20 * time.Millisecond})
 	c.begin()
-	var mu sync.Mutex // guards the members' nodes against the clients, and acked
+	var mu sync.Mutex
 	var acked []string
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
@@ -349,9 +344,7 @@ func TestPowerLossUnderLoad(t *testing.T) {
 					return
 				default:
 				}
-				mu.Lock()
-				node := c.members[w%3].node
-				mu.Unlock()
+				node := c.nodeOf(w % 3)
 				if node == nil {
 					<-time.After(time.Millisecond)
 					continue
@@ -383,25 +376,14 @@ func TestPowerLossUnderLoad(t *testing.T) {
 		var down []*member
 		for _, i := range rng.Perm(3)[:1+rng.IntN(2)] {
 			m := c.members[i]
-			node, l := m.node, m.link
-			mu.Lock()
-			m.node = nil
-			mu.Unlock()
-			require.NoError(t, l.Close())
-			disk := m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 50, 100}[rng.IntN(3)], RNG: testRand(seed)})
-			require.NoError(t, node.Close())
-			m.fs, m.link = disk, nil
+			c.kill(m, []int{0, 50, 100}[rng.IntN(3)], seed)
 			down = append(down, m)
 		}
 		if len(down) == 1 && rng.IntN(2) == 0 {
 			progress(20)
 		}
 		for _, m := range down {
-			fresh := &member{id: m.id, dir: m.dir, fs: m.fs, path: m.path}
-			c.start(fresh, nil)
-			mu.Lock()
-			*m = *fresh
-			mu.Unlock()
+			c.start(m, nil)
 		}
 	}
 	progress(20)

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -115,7 +114,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 	c := newTestNodes(t, 3, Options{SnapshotEntries: 100, TrailingEntries: 30, SnapshotInterval: 50 * time.Millisecond})
 	c.hints = true
 	c.begin()
-	var mu sync.Mutex // guards the members' nodes against the clients, and history
+	var mu sync.Mutex
 	var history []porcupine.Operation
 	var open int
 	began := time.Now()
@@ -130,9 +129,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 					return
 				default:
 				}
-				mu.Lock()
-				node := c.members[id%3].node
-				mu.Unlock()
+				node := c.nodeOf(id % 3)
 				if node == nil {
 					<-time.After(time.Millisecond)
 					continue
@@ -182,19 +179,9 @@ func TestHistoryIsLinearizable(t *testing.T) {
 			progress(50)
 			c.cut(m, passes)
 		case 1:
-			node, l := m.node, m.link
-			mu.Lock()
-			m.node = nil
-			mu.Unlock()
-			require.NoError(t, l.Close())
-			disk := m.fs.CrashClone(vfs.CrashCloneCfg{})
-			require.NoError(t, node.Close())
+			c.kill(m, 0, seed)
 			progress(20)
-			fresh := &member{id: m.id, dir: m.dir, fs: disk, path: m.path}
-			c.start(fresh, nil)
-			mu.Lock()
-			*m = *fresh
-			mu.Unlock()
+			c.start(m, nil)
 		default:
 			// It may fail where a leader is missing; what counts is the history.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
