@@ -37,6 +37,7 @@ import (
 	"github.com/firnlog/firn/broker/fetch"
 	"github.com/firnlog/firn/broker/group"
 	"github.com/firnlog/firn/broker/partition"
+	"github.com/firnlog/firn/broker/peer"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/metadata/raftnode"
@@ -54,6 +55,7 @@ type Broker struct {
 	dir       *commitlog.Dir
 	meta      *raftnode.Node
 	cluster   *cluster
+	pulls     *peer.Manager
 	parts     *partition.Set
 	groups    *group.Coordinator
 	fetches   *fetch.Service
@@ -214,6 +216,9 @@ func (b *Broker) start(ctx context.Context) error {
 	if err := b.startTier(); err != nil {
 		return err
 	}
+	if err := b.startReplication(); err != nil {
+		return err
+	}
 	b.startParts()
 	if err := b.startGroups(); err != nil {
 		return err
@@ -298,6 +303,7 @@ func (b *Broker) startParts() {
 		NodeID: b.cfg.ID, FS: vfs.Default, Dir: b.dir, FlushWorkers: flushWorkers, MaxFiles: logFiles(),
 		Openers: b.cfg.RecoveryThreads, ProducerExpiration: b.cfg.ProducerIDExpiration,
 		LagMax: b.cfg.ReplicaLagTimeMax, BrokerConfigs: b.cfg.Static, Meta: b.meta, OnLeadership: b.leadershipChanged,
+		OnFollow:        b.pulls.Follow,
 		LastRemoteState: b.lastRemoteState(), Lease: b.cluster.beats.Lease(), OnFatal: b.fail, Logger: b.log,
 	})
 }

@@ -49,19 +49,24 @@ type Node struct {
 	// AdminAddress is HOST:PORT of the admin HTTP server; empty switches it off.
 	AdminAddress string `koanf:"admin.address"`
 	// BootstrapExpect is how many nodes begin the cluster together.
-	BootstrapExpect     int           `koanf:"bootstrap.expect"`
-	LogLevel            string        `koanf:"log.level"`
-	LogFormat           string        `koanf:"log.format"`
-	PyroscopeAddress    string        `koanf:"pyroscope.address"`
-	PyroscopeApp        string        `koanf:"pyroscope.application"`
-	ShutdownTimeout     time.Duration `koanf:"shutdown.timeout.ms"`
-	BrokerLease         time.Duration `koanf:"broker.session.timeout.ms"`
-	BrokerHeartbeat     time.Duration `koanf:"broker.heartbeat.interval.ms"`
-	ReplicaLagTimeMax   time.Duration `koanf:"replica.lag.time.max.ms"`
-	ReplicaFetchBytes   int32         `koanf:"replica.fetch.max.bytes"`
-	ReplicaFetchMaxWait time.Duration `koanf:"replica.fetch.wait.max.ms"`
-	AutoLeaderRebalance bool          `koanf:"auto.leader.rebalance.enable"`
-	ControlledShutdown  bool          `koanf:"controlled.shutdown.enable"`
+	BootstrapExpect   int           `koanf:"bootstrap.expect"`
+	LogLevel          string        `koanf:"log.level"`
+	LogFormat         string        `koanf:"log.format"`
+	PyroscopeAddress  string        `koanf:"pyroscope.address"`
+	PyroscopeApp      string        `koanf:"pyroscope.application"`
+	ShutdownTimeout   time.Duration `koanf:"shutdown.timeout.ms"`
+	BrokerLease       time.Duration `koanf:"broker.session.timeout.ms"`
+	BrokerHeartbeat   time.Duration `koanf:"broker.heartbeat.interval.ms"`
+	ReplicaLagTimeMax time.Duration `koanf:"replica.lag.time.max.ms"`
+	ReplicaFetchBytes int32         `koanf:"replica.fetch.max.bytes"`
+	// ReplicaFetchMinBytes … ReplicaFetchers pace how followers pull.
+	ReplicaFetchMinBytes int32         `koanf:"replica.fetch.min.bytes"`
+	ReplicaResponseBytes int32         `koanf:"replica.fetch.response.max.bytes"`
+	ReplicaFetchBackoff  time.Duration `koanf:"replica.fetch.backoff.ms"`
+	ReplicaFetchers      int           `koanf:"num.replica.fetchers"`
+	ReplicaFetchMaxWait  time.Duration `koanf:"replica.fetch.wait.max.ms"`
+	AutoLeaderRebalance  bool          `koanf:"auto.leader.rebalance.enable"`
+	ControlledShutdown   bool          `koanf:"controlled.shutdown.enable"`
 }
 
 // Net bounds what clients may take of the broker.

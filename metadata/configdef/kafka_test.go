@@ -31,7 +31,7 @@ var (
 	}
 	// Dynamic in Kafka, read at start here.
 	readAtStart = []string{
-		"listeners", "listener.security.protocol.map", "log.cleaner.backoff.ms", "log.cleaner.threads", "max.connections",
+		"listeners", "listener.security.protocol.map", "log.cleaner.backoff.ms", "log.cleaner.threads", "num.replica.fetchers", "max.connections",
 		"max.connections.per.ip", "num.recovery.threads.per.data.dir", "producer.id.expiration.ms", "remote.log.reader.threads",
 		"group.consumer.assignment.interval.ms", "group.share.assignment.interval.ms", "group.streams.assignment.interval.ms",
 	}
