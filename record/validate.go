@@ -1,6 +1,7 @@
 package record
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -108,8 +109,8 @@ func Validate(raw []byte, r *Rules) (Batch, error) {
 	if err != nil {
 		return Batch{}, err
 	}
-	if len(raw) > r.MaxBytes {
-		return Batch{}, invalid(ErrTooLarge, "the batch has %d bytes, the limit is %d", len(raw), r.MaxBytes)
+	if len(b.Raw) > r.MaxBytes {
+		return Batch{}, invalid(ErrTooLarge, "the batch has %d bytes, the limit is %d", len(b.Raw), r.MaxBytes)
 	}
 	if err := b.VerifyCRC(); err != nil {
 		return Batch{}, invalid(ErrCorrupt, "the checksum does not match")
@@ -136,22 +137,53 @@ func Validate(raw []byte, r *Rules) (Batch, error) {
 	return b, nil
 }
 
-// onlyBatch reads raw as exactly one batch.
+// onlyBatch reads raw as exactly one batch. As Kafka does, it takes a batch that is
+// cut off for none, and ignores the beginning of one behind the first.
 func onlyBatch(raw []byte) (Batch, error) {
-	if len(raw) == 0 {
-		return Batch{}, invalid(ErrInvalidRecord, "there is no batch, a partition takes exactly one")
-	}
-	if len(raw) > posMagic && (raw[posMagic] == 0 || raw[posMagic] == 1) {
+	size, err := wholeBatch(raw)
+	switch {
+	case err != nil:
+		return Batch{}, err
+	case size == 0:
+		return Batch{}, invalid(ErrInvalidRecord, "there is no whole batch, a partition takes exactly one")
+	case raw[posMagic] < Magic:
 		return Batch{}, invalid(ErrInvalidRecord, "message format v%d is too old, want v2", raw[posMagic])
 	}
-	b, err := ReadBatch(raw)
+	b, err := ReadBatch(raw[:size])
 	if err != nil {
 		return Batch{}, &InvalidError{Kind: ErrCorrupt, Message: err.Error()}
 	}
-	if len(b.Raw) != len(raw) {
-		return Batch{}, invalid(ErrInvalidRecord, "%d bytes follow the batch, a partition takes exactly one", len(raw)-len(b.Raw))
+	switch behind, err := wholeBatch(raw[size:]); {
+	case err != nil:
+		return Batch{}, err
+	case behind > 0:
+		return Batch{}, invalid(ErrInvalidRecord, "a batch of %d bytes follows the first, a partition takes exactly one", behind)
 	}
 	return b, nil
+}
+
+// leastRecord is the length that Kafka asks of an entry of any message format, its
+// prefix not counted.
+const leastRecord = 14
+
+// wholeBatch is the size of the entry that b begins with, in any message format, 0
+// if it is not whole. The error is ErrCorrupt.
+func wholeBatch(b []byte) (size int, err error) {
+	if len(b) < Overhead {
+		return 0, nil
+	}
+	length := int32(binary.BigEndian.Uint32(b[posLength:]))
+	switch {
+	case length < leastRecord:
+		return 0, invalid(ErrCorrupt, "length %d, a record has at least %d", length, leastRecord)
+	case len(b) <= posMagic:
+		return 0, nil
+	case b[posMagic] > Magic:
+		return 0, invalid(ErrCorrupt, "magic %d, want %d", int8(b[posMagic]), Magic)
+	case int64(len(b)) < Overhead+int64(length):
+		return 0, nil
+	}
+	return Overhead + int(length), nil
 }
 
 // checkHeader applies the rules that need the header alone.

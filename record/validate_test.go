@@ -38,6 +38,18 @@ func payload(t *testing.T, codec Codec, n int, plain []byte) []byte {
 	})
 }
 
+// What is no batch yet is not looked at behind the first, and not kept.
+func TestValidateIgnoresTheBeginningOfAnother(t *testing.T) {
+	good := newSpec(CodecNone, three()...).oracleBatch(t)
+	for _, n := range []int{1, 11, 16, 40, len(good) - 1} {
+		r := NewRules(1_700_000_000_000)
+		r.MaxBytes = len(good)
+		b, err := Validate(append(bytes.Clone(good), good[:n]...), &r)
+		require.NoError(t, err, n)
+		require.Equal(t, good, b.Raw)
+	}
+}
+
 func TestValidateRefuses(t *testing.T) {
 	good := newSpec(CodecNone, three()...).oracleBatch(t)
 	with := func(fn func(kb *kmsg.RecordBatch)) []byte { return bend(t, CodecNone, fn) }
@@ -56,10 +68,11 @@ func TestValidateRefuses(t *testing.T) {
 	}{
 		"no batch":              {raw: nil, kind: ErrInvalidRecord, index: -1},
 		"two batches":           {raw: append(bytes.Clone(good), good...), kind: ErrInvalidRecord, index: -1},
-		"a byte behind":         {raw: append(bytes.Clone(good), 0), kind: ErrInvalidRecord, index: -1},
-		"cut off":               {raw: good[:len(good)-1], kind: ErrCorrupt, index: -1},
-		"cut off in the header": {raw: good[:40], kind: ErrCorrupt, index: -1},
-		"cut off before magic":  {raw: good[:10], kind: ErrCorrupt, index: -1},
+		"no length behind":      {raw: append(bytes.Clone(good), make([]byte, 12)...), kind: ErrCorrupt, index: -1},
+		"nonsense behind":       {raw: append(bytes.Clone(good), patch(posMagic, 3)...), kind: ErrCorrupt, index: -1},
+		"cut off":               {raw: good[:len(good)-1], kind: ErrInvalidRecord, index: -1},
+		"cut off in the header": {raw: good[:40], kind: ErrInvalidRecord, index: -1},
+		"cut off before magic":  {raw: good[:10], kind: ErrInvalidRecord, index: -1},
 		"magic 0":               {raw: patch(posMagic, 0), kind: ErrInvalidRecord, index: -1},
 		"magic 1, short":        {raw: patch(posMagic, 1)[:30], kind: ErrInvalidRecord, index: -1},
 		"magic 3":               {raw: patch(posMagic, 3), kind: ErrCorrupt, index: -1},

@@ -18,13 +18,11 @@ const (
 	saysWhy     = "Refusals carry a message where Kafka leaves it null."
 	minusOne    = "Where Kafka answers UNKNOWN_SERVER_ERROR or nothing at all to a broken request, Firn names the mistake or does what was meant."
 	twice       = "A partition named twice in one request is answered twice."
-	strict      = "Bytes after a request or a batch are refused."
 	stricter    = "A client's batch may not claim LogAppendTime or a producer id without an epoch."
 	baseOffset  = "The base offset of a client's batch is ignored, not checked."
-	cutOff      = "A batch that is cut off, or whose length is wrong, may be CORRUPT_MESSAGE where Kafka says INVALID_RECORD, and the reverse."
 	logStart    = "Produce tells the log start offset of successful partitions only."
 	nullAborted = "The list of aborted transactions is null in an answer that is an error."
-	realLeader  = "A leadership error names the leader also to a fetcher that is no replica."
+	brokersPort = "Followers fetch on the port between brokers alone."
 	ownTopic    = "Topics have settings of Firn's own, and of a Kafka newer than the one compared with."
 	devDefaults = "The dev profile has defaults of its own: tiered storage on, small segments, little kept on disk."
 	synonyms    = "A setting's synonyms name all broker settings that it inherits from."
@@ -50,11 +48,8 @@ var rules = []*understood{
 	rule(noTx, `^transactions/`, ``),
 	rule(noQuotas, `^quotas/alter`, ``),
 
-	rule(strict, `^frames/trailing bytes$`, ``),
-	rule(strict, `^produce-errors/trailing byte`, ``),
 	rule(stricter, `^produce-errors/(append time|epoch -1 with a producer)`, ``),
 	rule(baseOffset, `^produce-errors/base offset 7`, ``),
-	rule(cutOff, `^produce-errors/(cut off|one byte|length short)`, `ErrorCode$`),
 	rule(minusOne, `^produce-errors/([a-z0-9]+ garbage|codec [57]|null records)`, ``),
 	rule(minusOne, `^fetch/(negative bytes|isolation level 7)`, ``),
 	rule(minusOne, `^metadata/by no name and no id`, ``),
@@ -64,7 +59,7 @@ var rules = []*understood{
 	rule(duplicate, `^idempotent/(first again|second again|duplicate of the fifth last)`, `\.LogAppendTime$`),
 	rule(twice, `^(produce-errors|fetch-errors|list-offsets|delete-records)/partition twice`, ``),
 	rule(nullAborted, `^fetch-`, `\.AbortedTransactions$`),
-	rule(realLeader, `^fetch-errors/as a stranger's replica`, `CurrentLeader`),
+	rule(brokersPort, `^fetch-errors/as a stranger's replica`, ``),
 	rule(metrics, `^configs/client metrics v`, ``),
 	rule(newer, `^configs/group v`, `Configs\[[a-z.]+\]$`),
 	rule(saysWhy, `^configs/unknown topic`, anyErrorMessage),
