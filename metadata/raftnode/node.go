@@ -261,7 +261,7 @@ func (n *Node) startRaft() error {
 	if err != nil {
 		return err
 	}
-	n.transport = n.openTransport(config)
+	n.transport = n.openTransport(config, logs, snaps)
 	if err := n.bootstrap(config, logs, snaps); err != nil {
 		return errors.Join(err, n.transport.Close())
 	}
@@ -273,12 +273,12 @@ func (n *Node) startRaft() error {
 	if err != nil {
 		return errors.Join(err, n.transport.Close())
 	}
-	n.transport.started(n.raft)
+	n.transport.raft.running.Store(n.raft)
 	return n.electAlone()
 }
 
 // openTransport connects the node over its link, or, alone, to nobody.
-func (n *Node) openTransport(config *raft.Config) *transport {
+func (n *Node) openTransport(config *raft.Config, logs *logStore, snaps *snapStore) *transport {
 	resolve := func(id raft.ServerID, stored raft.ServerAddress) raft.ServerAddress {
 		if n.opts.Addresses != nil {
 			if addr, ok := n.opts.Addresses(parseServer(id)); ok {
@@ -289,11 +289,11 @@ func (n *Node) openTransport(config *raft.Config) *transport {
 	}
 	if n.opts.Link == nil || n.opts.Link.Addr() == "" {
 		_, inner := raft.NewInmemTransport(raft.ServerAddress(n.opts.DirectoryID.String()))
-		return newTransport(inner, nil, resolve)
+		return newTransport(inner, nil, logs, snaps, n.opts.DirectoryID, resolve)
 	}
 	s := newStreams(n.opts.Link)
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: s, MaxPool: rpcPool, Timeout: rpcTimeout, Logger: config.Logger})
-	return newTransport(inner, s, resolve)
+	return newTransport(inner, s, logs, snaps, n.opts.DirectoryID, resolve)
 }
 
 // bootstrap writes the first configuration, if one is given and there is no state.
@@ -333,15 +333,10 @@ func (n *Node) electAlone() error {
 	if !mine {
 		return nil
 	}
-	if err := n.transport.elect(n.header()); err != nil {
+	if err := n.transport.elect(); err != nil {
 		return errors.Join(fmt.Errorf("elect a lone voter: %w", err), n.raft.Shutdown().Error())
 	}
 	return nil
-}
-
-// header is that of an RPC from this node.
-func (n *Node) header() raft.RPCHeader {
-	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(n.opts.DirectoryID)), Addr: []byte(n.transport.LocalAddr())}
 }
 
 func (n *Node) raftConfig(logs *logStore, snaps *snapStore) (*raft.Config, error) {

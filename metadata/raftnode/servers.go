@@ -222,7 +222,7 @@ func (n *Node) PeerGone(dir uuid.UUID) {
 	if first != n.opts.DirectoryID {
 		return
 	}
-	if err := n.transport.elect(n.header()); err != nil {
+	if err := n.transport.elect(); err != nil {
 		n.opts.Logger.Debug("metadata node: no election for a leader that is gone", "error", err)
 	}
 }

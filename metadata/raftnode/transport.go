@@ -8,8 +8,10 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/google/uuid"
 	"github.com/hashicorp/raft"
 
@@ -44,9 +46,11 @@ type network interface {
 //   - notes, from heartbeats, how far each follower is;
 //   - holds entries back from a peer whose heartbeats fail, until they succeed.
 //     Raft would try by itself, and wait longer with each failure: up to 10 s more
-//     after the peer is back.
+//     after the peer is back;
+//   - takes in whole snapshots, and no old ones (inbound.go).
 //
-// Its one goroutine passes RPCs on.
+// One goroutine passes RPCs on, in order; each snapshot has one while it arrives, and
+// while Raft installs it.
 type transport struct {
 	network
 	// resolve finds the address of a server, given the one that Raft has stored.
@@ -57,6 +61,11 @@ type transport struct {
 	quit    chan struct{}
 	done    chan struct{}
 	once    sync.Once
+	// raft is what the transport needs of our own Raft.
+	raft local
+	// inbounds are whole snapshots for run, answering the goroutines they have.
+	inbounds  chan *inbound
+	answering sync.WaitGroup
 
 	mu struct {
 		sync.Mutex
@@ -64,9 +73,41 @@ type transport struct {
 		// woken is closed, and replaced, to let held entries go.
 		woken chan struct{}
 		peers map[raft.ServerID]*peer
-		// lastIndex is the end of our own log; nil before Raft runs.
-		lastIndex func() uint64
 	}
+}
+
+// local is our own Raft, for its transport.
+type local struct {
+	header raft.RPCHeader
+	logs   *logStore
+	// fs and dir are where snapshots are.
+	fs  vfs.FS
+	dir string
+	// running is Raft, once it runs.
+	running atomic.Pointer[raft.Raft]
+}
+
+// end is the last index of the log.
+func (l *local) end() uint64 {
+	if r := l.running.Load(); r != nil {
+		return r.LastIndex()
+	}
+	return 0
+}
+
+// term is 0 for a node that never heard of any.
+func (l *local) term() uint64 {
+	if r := l.running.Load(); r != nil {
+		return r.CurrentTerm()
+	}
+	return 0
+}
+
+func (l *local) committed() uint64 {
+	if r := l.running.Load(); r != nil {
+		return r.CommitIndex()
+	}
+	return 0
 }
 
 // peer is what the leader knows of one server from its heartbeats.
@@ -78,25 +119,35 @@ type peer struct {
 	contact, caughtUp time.Time
 }
 
-func newTransport(inner network, s *streams, resolve func(raft.ServerID, raft.ServerAddress) raft.ServerAddress) *transport {
-	t := &transport{network: inner, streams: s, resolve: resolve, rpcs: make(chan raft.RPC), quit: make(chan struct{}), done: make(chan struct{})}
+// newTransport starts a transport. s is nil without a network.
+func newTransport(inner network, s *streams, logs *logStore, snaps *snapStore, self uuid.UUID, resolve func(raft.ServerID, raft.ServerAddress) raft.ServerAddress) *transport {
+	t := &transport{network: inner, streams: s, resolve: resolve, rpcs: make(chan raft.RPC), quit: make(chan struct{}), done: make(chan struct{}), inbounds: make(chan *inbound)}
+	t.raft.header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(self)), Addr: []byte(inner.LocalAddr())}
+	t.raft.logs, t.raft.fs, t.raft.dir = logs, snaps.fs, snaps.dir
 	t.mu.woken = make(chan struct{})
 	t.mu.peers = map[raft.ServerID]*peer{}
 	go t.run()
 	return t
 }
 
-// run passes the network's RPCs to Raft, in order.
+// run passes the network's RPCs to Raft, in order, and snapshots once they are whole.
 func (t *transport) run() {
 	defer close(t.done)
+	defer t.answering.Wait()
 	for {
 		select {
 		case rpc := <-t.network.Consumer():
+			if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
+				t.answering.Go(func() { t.receive(rpc, req) })
+				continue
+			}
 			select {
 			case t.rpcs <- rpc:
 			case <-t.quit:
 				return
 			}
+		case in := <-t.inbounds:
+			t.install(in)
 		case <-t.quit:
 			return
 		}
@@ -107,11 +158,14 @@ func (t *transport) run() {
 func (t *transport) Consumer() <-chan raft.RPC { return t.rpcs }
 
 // elect makes this node a candidate at once: the RPC by which a leader hands over,
-// from the node to itself. For a voter that is alone.
-func (t *transport) elect(header raft.RPCHeader) error {
+// from the node to itself.
+func (t *transport) elect() error { return t.ask(&raft.TimeoutNowRequest{RPCHeader: t.raft.header}) }
+
+// ask makes a request of our own Raft, and waits for the answer.
+func (t *transport) ask(request any) error {
 	answer := make(chan raft.RPCResponse, 1)
 	select {
-	case t.rpcs <- raft.RPC{Command: &raft.TimeoutNowRequest{RPCHeader: header}, RespChan: answer}:
+	case t.rpcs <- raft.RPC{Command: request, RespChan: answer}:
 	case <-t.quit:
 		return raft.ErrTransportShutdown
 	}
@@ -134,20 +188,10 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		t.hold(id)
 		return t.network.AppendEntries(id, t.resolve(id, target), args, resp)
 	}
-	sent, end := time.Now(), t.end()
+	sent, end := time.Now(), t.raft.end()
 	err := t.network.AppendEntries(id, t.resolve(id, target), args, resp)
 	t.heard(id, sent, end, resp, err)
 	return err
-}
-
-func (t *transport) end() uint64 {
-	t.mu.Lock()
-	fn := t.mu.lastIndex
-	t.mu.Unlock()
-	if fn == nil {
-		return 0
-	}
-	return fn()
 }
 
 // heard notes what became of a heartbeat that was sent when our log ended at end.
@@ -176,13 +220,6 @@ func (t *transport) peerLocked(id raft.ServerID) *peer {
 		t.mu.peers[id] = p
 	}
 	return p
-}
-
-// started tells of the Raft that runs on this transport.
-func (t *transport) started(r *raft.Raft) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.mu.lastIndex = r.LastIndex
 }
 
 // progress is what the heartbeats told of a server since this node leads.
