@@ -42,7 +42,10 @@ func TestLifeOfABroker(t *testing.T) {
 		require.False(t, h.Lease().Valid())
 		ready.Store(true)
 		h.Poke()
+		start := time.Now()
 		require.NoError(t, h.Active(t.Context()))
+		require.True(t, h.Lease().Valid(), "active, and may not lead")
+		require.Less(t, time.Since(start), 100*time.Millisecond)
 		before := w.Image().Index()
 		for range 600 {
 			time.Sleep(100 * time.Millisecond)

@@ -68,6 +68,8 @@ type Heartbeater struct {
 		// shutdown is closed when it is granted.
 		shutdown chan struct{}
 		granted  bool
+		// leased is closed, and made anew, when a lease begins.
+		leased chan struct{}
 	}
 }
 
@@ -91,7 +93,7 @@ func NewHeartbeater(opts HeartbeaterOptions) *Heartbeater {
 	h := &Heartbeater{opts: opts, poke: make(chan struct{}, 1)}
 	h.lease.clock = opts.Clock
 	h.epoch.Store(-1)
-	h.mu.shutdown = make(chan struct{})
+	h.mu.shutdown, h.mu.leased = make(chan struct{}), make(chan struct{})
 	return h
 }
 
@@ -221,7 +223,7 @@ func (h *Heartbeater) beat(ctx context.Context) error {
 	h.behind.Store(int64(time.Until(time.UnixMilli(g.Clock))))
 	switch {
 	case g.Lease > 0:
-		h.lease.extend(sent, time.Duration(g.Lease)*time.Millisecond)
+		h.extend(sent, time.Duration(g.Lease)*time.Millisecond)
 	case g.Fenced:
 		h.lease.end()
 	}
@@ -229,6 +231,19 @@ func (h *Heartbeater) beat(ctx context.Context) error {
 		h.grantShutdown()
 	}
 	return nil
+}
+
+// extend extends the lease, and tells those who wait for one.
+func (h *Heartbeater) extend(sent, d time.Duration) {
+	begins := !h.lease.Valid()
+	h.lease.extend(sent, d)
+	if !begins {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(h.mu.leased)
+	h.mu.leased = make(chan struct{})
 }
 
 // stale registers again when the controller does not know this registration: the
@@ -277,7 +292,8 @@ func (h *Heartbeater) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Active waits until the metadata has this process as active.
+// Active waits until the metadata has this process as active and its lease has begun:
+// from then on it may lead. Run must be running.
 func (h *Heartbeater) Active(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	cancel := h.opts.Meta.Subscribe(func(_, _ *metadata.Image, delta metadata.Delta) {
@@ -290,11 +306,15 @@ func (h *Heartbeater) Active(ctx context.Context) error {
 	})
 	defer cancel()
 	for {
-		if b := h.opts.Meta.Image().Broker(h.opts.Registration.BrokerID); b.Eligible() && b.Epoch == h.Epoch() {
+		h.mu.Lock()
+		leased := h.mu.leased
+		h.mu.Unlock()
+		if b := h.opts.Meta.Image().Broker(h.opts.Registration.BrokerID); b.Eligible() && b.Epoch == h.Epoch() && h.lease.Valid() {
 			return nil
 		}
 		select {
 		case <-changed:
+		case <-leased:
 		case <-ctx.Done():
 			return fmt.Errorf("broker %d is not active: %w", h.opts.Registration.BrokerID, ctx.Err())
 		}
