@@ -274,7 +274,7 @@ func (w *world) endFaults() {
 	}
 	w.net.lose, w.net.double, w.net.late = 0, 0, 0
 	w.bucket.fail, w.bucket.late = 0, 0
-	w.plan.slow = 0
+	w.plan.slow, w.plan.putTime = 0, 50*time.Millisecond
 	for _, n := range w.nodes[1:] {
 		n.skew = 0
 		n.resume()

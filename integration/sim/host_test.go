@@ -199,8 +199,11 @@ func (h *host) assign(state *metadata.Partition) {
 	}
 	if eff.RoleChanged {
 		h.asking = false
-		if h.rep.Role() == replica.Leader {
+		switch {
+		case h.rep.Role() == replica.Leader:
 			h.told = min(h.told, h.t.end()) // an unclean election may have taken some back
+		case h.t.lossy:
+			h.told = h.rep.HighWatermark() // of an earlier epoch, perhaps overruled
 		}
 		h.fail(errNotLeading)
 		if h.p.w.tracing() {
@@ -487,7 +490,7 @@ func (h *host) truncate(d replica.Decision) {
 	h.told = min(h.told, h.rep.HighWatermark())
 }
 
-// maxBatches is how many batches one answer has.
+// maxBatches is how many batches one answer to a reader has.
 const maxBatches = 4
 
 // serveFetch answers a follower (partition.Partition.Read for a replica).
@@ -529,7 +532,7 @@ func (p *proc) serveFetch(t *truth, id int32, brokerEpoch int64, pos replica.Pos
 			return
 		}
 		reply(fetched{reply: replica.Reply{Kind: replica.ReplyRecords, HighWatermark: h.rep.HighWatermark(), LogStart: logStart},
-			batches: h.log.read(pos.Offset, h.log.end(), maxBatches)})
+			batches: h.log.read(pos.Offset, h.log.end(), p.w.plan.fetchBatches)})
 	}
 	if pos.Offset < h.log.end() {
 		answer()

@@ -26,6 +26,7 @@ type plan struct {
 	hints          bool // gossip tells of failures
 	produceEvery   time.Duration
 	producers      int // for each partition
+	fetchBatches   int // that one answer to a follower has
 
 	net   network
 	flush time.Duration // an fsync takes up to this
@@ -40,6 +41,7 @@ type plan struct {
 	cutFor time.Duration
 
 	bucketFail, bucketLate float64 // chances of a PUT that fails, or that lands after its time-out
+	putTime, putTimeout    time.Duration
 }
 
 // topicPlan is one topic.
@@ -123,7 +125,8 @@ func drawPlan(rng *rand.Rand) plan {
 		hints: r.chance(0.5), produceEvery: r.between(50*time.Millisecond, 300*time.Millisecond), producers: 1 + r.IntN(2),
 		flush: r.between(100*time.Microsecond, 10*time.Millisecond), slow: r.unlikely(0.3, 0.1),
 		down: r.between(50*time.Millisecond, 4*time.Second), paused: r.between(100*time.Millisecond, 6*time.Second),
-		cutFor: r.between(100*time.Millisecond, 6*time.Second),
+		cutFor: r.between(100*time.Millisecond, 6*time.Second), fetchBatches: 1 + r.IntN(6),
+		putTime: r.between(10*time.Millisecond, time.Second),
 	}
 	if r.chance(0.3) {
 		p.session, p.heartbeat = time.Second, 150*time.Millisecond
@@ -152,5 +155,39 @@ func drawPlan(rng *rand.Rand) plan {
 		}
 		p.topics = append(p.topics, t)
 	}
+	switch r.IntN(8) {
+	case 0:
+		p.lonelyLeaders(r)
+	case 1:
+		p.quickReturns(r)
+	}
+	p.putTimeout = 2*p.putTime + time.Second
 	return p
+}
+
+// lonelyLeaders makes it likely that a leader is the only one in sync, is cut off
+// and succeeded uncleanly, and comes back with a copy under way.
+func (p *plan) lonelyLeaders(r drawn) {
+	p.session, p.heartbeat, p.lagMax = time.Second, 150*time.Millisecond, time.Second
+	p.work, p.produceEvery, p.putTime = 12*time.Second, 60*time.Millisecond, r.between(time.Second, 3*time.Second)
+	p.down, p.cutFor = 3*time.Second, r.between(2*time.Second, 5*time.Second)
+	p.every.cut, p.every.kill = r.between(700*time.Millisecond, 2*time.Second), r.between(700*time.Millisecond, 2*time.Second)
+	for i := range p.topics {
+		t := &p.topics[i]
+		t.factor, t.minISR, t.tiered, t.unclean, t.perSeal = 2+r.IntN(2), 1, true, true, 2
+	}
+}
+
+// quickReturns makes it likely that a broker loses what it has, and is back and
+// active, while what others say of its former life is still on its way.
+func (p *plan) quickReturns(r drawn) {
+	p.session, p.heartbeat = time.Second, 100*time.Millisecond
+	p.work, p.produceEvery, p.fetchBatches = 12*time.Second, 40*time.Millisecond, 1
+	p.down = r.between(20*time.Millisecond, 200*time.Millisecond)
+	p.net.base, p.net.late, p.net.lateBy = r.between(2*time.Millisecond, 15*time.Millisecond), 0.3, r.between(500*time.Millisecond, 2*time.Second)
+	p.every.power, p.every.wipe = r.between(300*time.Millisecond, time.Second), r.between(time.Second, 3*time.Second)
+	for i := range p.topics {
+		t := &p.topics[i]
+		t.factor, t.minISR, t.fsync, t.tiered, t.unclean = 3, 2, r.chance(0.3), false, false
+	}
 }

@@ -15,6 +15,7 @@ import (
 var (
 	seedFlag  = flag.Int64("sim.seed", -1, "replay one seed, with a trace")
 	seedsFlag = flag.Int("sim.seeds", 0, "how many seeds to run")
+	firstFlag = flag.Bool("sim.first", false, "stop at the first seed that fails")
 	fromFlag  = flag.Uint64("sim.from", 1, "the first seed")
 )
 
@@ -36,6 +37,7 @@ func TestSeeds(t *testing.T) {
 	}
 	var next atomic.Uint64
 	next.Store(*fromFlag)
+	var stop atomic.Bool
 	var mu sync.Mutex
 	var total counts
 	var failed, steps int
@@ -45,7 +47,7 @@ func TestSeeds(t *testing.T) {
 		wg.Go(func() {
 			for {
 				seed := next.Add(1) - 1
-				if seed >= *fromFlag+uint64(n) {
+				if seed >= *fromFlag+uint64(n) || *firstFlag && stop.Load() {
 					return
 				}
 				res := run(seed, nil)
@@ -54,6 +56,7 @@ func TestSeeds(t *testing.T) {
 				steps += res.steps
 				if res.err != nil {
 					failed++
+					stop.Store(true)
 					if failed <= 10 {
 						t.Errorf("seed %d: %v\n  replay: go test ./integration/sim -run TestSeed$ -sim.seed=%d", seed, res.err, seed)
 					}

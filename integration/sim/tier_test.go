@@ -58,10 +58,9 @@ const (
 	lookEvery  = 300 * time.Millisecond
 	trimEvery  = 700 * time.Millisecond
 	sweepEvery = 500 * time.Millisecond
-	putTimeout = time.Second
 	// grace is how long an object without a reference stays. It exceeds the time
 	// that a PUT may take.
-	grace = 5 * time.Second
+	grace = 12 * time.Second
 )
 
 func (p *proc) startTiering() {
@@ -149,13 +148,13 @@ func (t *tiering) upload(c archive.Copy) {
 		t.p.after(time.Millisecond, func() { finish(archive.UploadedObject{}, err) })
 		return
 	}
-	took := w.between(time.Millisecond, 300*time.Millisecond)
+	took := time.Millisecond + w.upTo(w.plan.putTime)
 	if w.chance(w.bucket.fail) {
 		t.p.after(took, func() { finish(archive.UploadedObject{}, objstore.ErrTransient) })
 		return
 	}
 	if w.chance(w.bucket.late) {
-		took += w.between(putTimeout, 3*time.Second)
+		took += w.between(w.plan.putTimeout, 3*time.Second)
 	}
 	// The bytes arrive whatever becomes of the process that sent them.
 	w.after(took, func() {
@@ -167,7 +166,7 @@ func (t *tiering) upload(c archive.Copy) {
 			finish(archive.UploadedObject{Size: o.size, Checksum: objstore.CRC32C(uint32(o.batches[len(o.batches)-1].chain)), Footer: 1, Entry: entry}, nil)
 		})
 	})
-	t.p.after(putTimeout, func() { finish(archive.UploadedObject{}, objstore.ErrTransient) })
+	t.p.after(w.plan.putTimeout, func() { finish(archive.UploadedObject{}, objstore.ErrTransient) })
 }
 
 // build makes the object of a copy from the local log (archive.ObjectBuilder).

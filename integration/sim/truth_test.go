@@ -181,17 +181,17 @@ func (t *truth) changed(old, now *metadata.Partition) {
 // elected judges an election by what the new leader has. Where it lacks something
 // it must not have been one of those that may lead, unless they all lost it.
 func (t *truth) elected(old, now *metadata.Partition) {
-	if now.Leader < 0 || t.has(now.Leader) && !t.forfeit {
+	if now.Leader < 0 {
 		return
 	}
 	mayLead := slices.Contains(old.ISR, now.Leader) || slices.Contains(old.ELR, now.Leader)
 	switch {
+	case !t.forfeit && (mayLead || !t.topic.unclean):
+		// A clean election. What the leader lacks everyISRHas will find.
 	case t.w.nodes[now.Leader].disk.robbed[t.index]:
 		// It does not know yet, and leads nobody before it registers.
-		if !mayLead && t.topic.unclean {
-			t.forfeit, t.lossy = true, true
-		}
-	case t.forfeit || t.topic.unclean && !mayLead:
+		t.forfeit, t.lossy = true, true
+	default:
 		t.unclean(now)
 	}
 }
