@@ -223,7 +223,8 @@ func TestConsumersReadFollowers(t *testing.T) {
 		require.Zero(t, p.ErrorCode)
 		require.EqualValues(t, 2, p.HighWatermark)
 		batches := 0
-		for range record.Batches(p.RecordBatches) {
+		for _, err := range record.Batches(p.RecordBatches) {
+			require.NoError(t, err)
 			batches++
 		}
 		require.Equal(t, 1, batches, "the other is not committed, as far as it knows")
