@@ -32,6 +32,10 @@ type FormerOptions struct {
 	// Applicant is what the node says when it applies; node and directory id, address
 	// and time are filled in.
 	Applicant Applicant
+	// Begin is called before the first thing is written, and before Wait has an
+	// outcome: the data directory keeps its name from then on. It may be called more
+	// than once. Nil: nobody asks.
+	Begin func() error
 	// Patience is how long a refusal is asked about again that may pass by itself: the
 	// past life of a wiped node lives on in its lease. Default 10 s.
 	Patience time.Duration
@@ -216,11 +220,21 @@ func (c *course) save() error {
 	if now.equal(&c.written) {
 		return nil
 	}
+	if err := c.f.begin(); err != nil {
+		return err
+	}
 	if err := writeLedger(c.f.o.FS, c.f.o.Ledger, &now); err != nil {
 		return err
 	}
 	c.written = now
 	return nil
+}
+
+func (f *Former) begin() error {
+	if f.o.Begin == nil {
+		return nil
+	}
+	return f.o.Begin()
 }
 
 func (c *course) handle(r request) error {
@@ -423,6 +437,9 @@ func (c *course) judged(a application) error {
 }
 
 func (c *course) end(o Outcome) error {
+	if err := c.f.begin(); err != nil {
+		return err
+	}
 	c.ended, c.formed = true, true
 	m := c.f.o.Membership
 	if err := m.SetTags(func(t *Tags) {

@@ -38,6 +38,7 @@ func (g guard) judge(raw *serf.Member) error {
 	switch {
 	case them.DirectoryID == own.DirectoryID:
 		if them.Incarnation != own.Incarnation && them.GossipAddr != own.GossipAddr && own.GossipAddr.IsValid() {
+			g.m.contested()
 			g.m.suspect(suspicion{ErrDuplicateDirectory, them})
 		}
 		return nil // memberlist takes no other address for this node
@@ -51,6 +52,14 @@ func (g guard) judge(raw *serf.Member) error {
 		g.m.suspect(suspicion{ErrDuplicateNode, them})
 	}
 	return nil
+}
+
+// contested notes that somebody has this node at another address, and will not take
+// this one before it believes that one dead.
+func (m *Membership) contested() {
+	m.mu.Lock()
+	m.contest = time.Now()
+	m.mu.Unlock()
 }
 
 // suspicion is a member that could be our double, or the memory of a past life.

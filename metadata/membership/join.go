@@ -24,6 +24,9 @@ func (m *Membership) join(ctx context.Context, peers []string) {
 		targets := known
 		if m.accompanied() {
 			targets, pause = m.opts.Join, m.opts.JoinRetry
+			if m.outdated() {
+				targets = append(m.addresses(), known...)
+			}
 		}
 		for _, target := range targets {
 			if ctx.Err() != nil {
@@ -35,9 +38,11 @@ func (m *Membership) join(ctx context.Context, peers []string) {
 			close(m.tried)
 		}
 		wait := pause + rand.N(pause/2+1)
-		if m.accompanied() {
+		switch {
+		case m.outdated(): // it came back elsewhere: until they take it
+		case m.accompanied():
 			wait = m.opts.JoinAgain
-		} else {
+		default:
 			pause = min(2*pause, 10*m.opts.JoinRetry)
 		}
 		select {
@@ -58,6 +63,31 @@ func (m *Membership) accompanied() bool {
 		}
 	}
 	return false
+}
+
+// contestTime is how long this node goes on telling its new address after a member
+// was met that had an old one: longer than it takes to notice that one's death.
+const contestTime = 3 * time.Second
+
+// outdated reports whether a member was met just now that has this node at another
+// address.
+func (m *Membership) outdated() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Since(m.contest) < contestTime
+}
+
+// addresses are those of the living members.
+func (m *Membership) addresses() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []string
+	for _, other := range m.others {
+		if other.Status == Alive {
+			all = append(all, other.GossipAddr.String())
+		}
+	}
+	return all
 }
 
 // amongItsOwn reports whether another living member belongs to this node's cluster.

@@ -86,9 +86,10 @@ type Membership struct {
 	self     Member
 	others   map[uuid.UUID]Member
 	problems map[problemKey]*noted
-	open     int  // suspicions not decided yet
-	reached  bool // an address to join answered
-	keepers  bool // Remember was called
+	open     int       // suspicions not decided yet
+	reached  bool      // an address to join answered
+	contest  time.Time // when somebody had this node at another address last
+	keepers  bool      // Remember was called
 
 	suspected map[problemKey]time.Time // when a suspicion was queued last
 	saved     []string
