@@ -1,9 +1,6 @@
 package cache
 
-import (
-	"errors"
-	"unsafe"
-)
+import "unsafe"
 
 // blockBytes is what O_DIRECT wants lengths, positions and addresses to be
 // multiples of, on any disk there is.
@@ -41,17 +38,55 @@ func (c *Cache) recycleLocked(b []byte) {
 			b[i] = 0xdb
 		}
 	}
-	if err := c.pool.put(b); err != nil {
-		panic("cache: unmap a buffer: " + err.Error()) // a mapping that is not ours
+	if b = c.pool.put(b); b == nil {
+		return
+	}
+	if c.isClose { // and the writer has gone
+		mustUnmap(b)
+		return
+	}
+	c.unused = append(c.unused, b)
+	c.wakeWriter()
+}
+
+// unmapUnused gives memory back, which takes too long under the lock.
+func (c *Cache) unmapUnused() {
+	c.mu.Lock()
+	unused := c.unused
+	c.unused = nil
+	c.mu.Unlock()
+	for _, b := range unused {
+		mustUnmap(b)
+	}
+}
+
+func mustUnmap(b []byte) {
+	if err := unmapMemory(b); err != nil {
+		panic("cache: unmap a buffer: " + err.Error()) // it was not mapped
 	}
 }
 
 // Buffer returns n bytes of any content, to be filled and given to Complete, or
 // back to Recycle. Those that are neither are lost until the process ends.
 func (c *Cache) Buffer(n int) []byte {
-	c.mu.Lock()
-	b := c.pool.get(n)
-	c.mu.Unlock()
+	usual := c.pool.usual(n)
+	var b []byte
+	if usual {
+		c.mu.Lock()
+		b = c.pool.get()
+		c.mu.Unlock()
+	}
+	if b == nil && usual {
+		if whole, fresh, err := mapMemory(int(fileSize(int64(c.pool.size)))); err == nil {
+			b = fresh
+			c.mu.Lock()
+			c.pool.mapped[unsafe.SliceData(b)] = whole
+			c.mu.Unlock()
+		} // else there are no more mappings: vm.max_map_count
+	}
+	if b == nil {
+		b = make([]byte, fileSize(int64(n)))
+	}
 	return b[:n]
 }
 
@@ -65,62 +100,51 @@ func (c *Cache) Recycle(b []byte) {
 	c.mu.Unlock()
 }
 
-// pool makes the buffers. Those for chunks of the usual length are mappings of
-// our own in large pages, which are used again and which the garbage collector
-// neither scans nor counts: a fresh one in pages of 4 KiB costs as much in page
-// faults as receiving the chunk does, and O_DIRECT takes them as they are.
-// Guarded by Cache.mu.
+// pool keeps the buffers for chunks of the usual length: mappings of our own, which
+// are used again, and which the garbage collector neither counts nor scans. Guarded
+// by Cache.mu.
 type pool struct {
-	size   int // of the usual chunk, bytes
-	keep   int // unused ones kept, 0 once the cache is closed
-	free   [][]byte
-	mapped map[*byte][]byte // by address: the mapping that a buffer lies in
+	size   int              // of the usual chunk, bytes; constant
+	keep   int              // none is given back while there are no more than these; 0 once the cache is closed
+	free   [][]byte         // last in, first out: what was used last is still in the processor's cache
+	mapped map[*byte][]byte // used or free, by address: the mapping that a buffer lies in
 }
 
 // usual reports whether n bytes take a buffer of the usual length.
 func (p *pool) usual(n int) bool { return n <= p.size && n >= p.size/4*3 }
 
-// get returns n bytes and the room for a file's image.
-func (p *pool) get(n int) []byte {
-	if !p.usual(n) {
-		return make([]byte, fileSize(int64(n)))
+// get returns an unused buffer, or nil.
+func (p *pool) get() []byte {
+	i := len(p.free) - 1
+	if i < 0 {
+		return nil
 	}
-	if i := len(p.free) - 1; i >= 0 {
-		b := p.free[i]
-		p.free[i] = nil
-		p.free = p.free[:i]
-		return b
-	}
-	whole, b, err := mapMemory(int(fileSize(int64(p.size))))
-	if err != nil { // no more mappings: vm.max_map_count
-		return make([]byte, fileSize(int64(n)))
-	}
-	p.mapped[unsafe.SliceData(b)] = whole
+	b := p.free[i]
+	p.free[i] = nil
+	p.free = p.free[:i]
 	return b
 }
 
-// put takes a buffer back.
-func (p *pool) put(b []byte) error {
+// put takes a buffer back. The result is to be unmapped, if not nil.
+func (p *pool) put(b []byte) (unused []byte) {
 	at := unsafe.SliceData(b)
 	whole := p.mapped[at]
 	if whole == nil {
 		return nil // the garbage collector's
 	}
-	if len(p.free) < p.keep {
+	if len(p.mapped) <= p.keep {
 		p.free = append(p.free, b[:cap(b)])
 		return nil
 	}
 	delete(p.mapped, at)
-	return unmapMemory(whole)
+	return whole
 }
 
 // close gives back what is unused, and from now on what becomes so.
-func (p *pool) close() error {
-	p.keep = 0
-	var err error
-	for _, b := range p.free {
-		err = errors.Join(err, p.put(b))
+func (p *pool) close() {
+	free := p.free
+	p.free, p.keep = nil, 0
+	for _, b := range free {
+		mustUnmap(p.put(b))
 	}
-	p.free = nil
-	return err
 }

@@ -33,11 +33,11 @@ type Options struct {
 	DiskBytes   int64  // bound of the disk tier, file headers not counted
 	Dir         string // of the disk tier, used by this cache alone; made if missing
 
-	WriteQueueBytes int64         // bytes that may wait to be written to disk; default 64 MiB
-	WriteWait       time.Duration // most that Pace waits; default 50 ms
+	WriteQueueBytes int64         // bytes that may wait to be written to disk; default 64 MiB; Pace waits at a quarter
+	WriteWait       time.Duration // most that Pace waits; default 100 ms
 	DiskRetry       time.Duration // how long nothing is written after a failed write; default 30 s
 	BufferBytes     int           // length of the usual chunk, for Buffer; default 4 MiB
-	FreeBuffers     int           // unused buffers kept for Buffer; default 16
+	FreeBuffers     int           // buffers that are kept for Buffer though not used, beyond those for MemoryBytes; default 16
 	Poison          bool          // overwrite bytes that nobody uses any more, so that tests find who does
 	Logger          *slog.Logger  // default slog.Default()
 }
@@ -48,8 +48,8 @@ type Cache struct {
 	log    *slog.Logger
 	open   openFunc // a seam for tests
 	closed chan struct{}
-	wake   chan struct{} // 1: the writer has something to look at
-	done   chan struct{} // the writer has returned
+	wake   chan struct{}  // 1: a writer has something to look at
+	work   sync.WaitGroup // the writers
 
 	mu      sync.Mutex
 	entries map[Key]*entry
@@ -57,12 +57,14 @@ type Cache struct {
 	disk    *policy
 	queue   []*entry      // to be written, oldest first
 	queued  int64         // bytes in queue and being written
-	slack   chan struct{} // closed when half of the queue is free; nil if nobody waits
+	writing int64         // bytes being written
+	slack   chan struct{} // closed when most of the queue is free; nil if nobody waits
 	lastSeq uint64        // of a file's name
 	offTill time.Time     // nothing is written to disk before
 	stats   Stats
 	isClose bool
-	pool    pool // see Buffer
+	pool    pool     // see Buffer
+	unused  [][]byte // buffers that the writer unmaps
 }
 
 // entry is one chunk. All fields are guarded by Cache.mu.
@@ -93,7 +95,7 @@ func Open(opts Options) (*Cache, error) {
 		opts.WriteQueueBytes = 64 << 20
 	}
 	if opts.WriteWait <= 0 {
-		opts.WriteWait = 50 * time.Millisecond
+		opts.WriteWait = 100 * time.Millisecond
 	}
 	if opts.DiskRetry <= 0 {
 		opts.DiskRetry = 30 * time.Second
@@ -116,22 +118,24 @@ func Open(opts Options) (*Cache, error) {
 		open:    openFile,
 		closed:  make(chan struct{}),
 		wake:    make(chan struct{}, 1),
-		done:    make(chan struct{}),
 		entries: make(map[Key]*entry),
 		mem:     newPolicy(opts.MemoryBytes),
 		disk:    newPolicy(opts.DiskBytes),
-		pool:    pool{size: opts.BufferBytes, keep: opts.FreeBuffers, mapped: make(map[*byte][]byte)},
+		pool:    pool{size: opts.BufferBytes, keep: opts.FreeBuffers + int(opts.MemoryBytes/int64(opts.BufferBytes)), mapped: make(map[*byte][]byte)},
 	}
 	if opts.DiskBytes > 0 {
+		c.mem.probation = max(opts.MemoryBytes/4, int64(opts.BufferBytes))
 		if err := c.adopt(); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
 	}
-	go c.writeBehind()
+	for range writers {
+		c.work.Go(c.writeBehind)
+	}
 	return c, nil
 }
 
-// Close stops the writer, drops what waits to be written, and answers everyone
+// Close stops the writers, drops what waits to be written, and answers everyone
 // who waits with ErrClosed. Handles stay valid until they are released.
 func (c *Cache) Close() error {
 	c.mu.Lock()
@@ -142,14 +146,16 @@ func (c *Cache) Close() error {
 	c.isClose = true
 	c.mu.Unlock()
 	close(c.closed)
-	<-c.done
+	c.work.Wait()
+	c.unmapUnused()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closeMemoryLocked()
+	c.closeMemoryLocked()
+	c.mu.Unlock()
+	return nil
 }
 
 // closeMemoryLocked gives back the memory that no handle holds.
-func (c *Cache) closeMemoryLocked() error {
+func (c *Cache) closeMemoryLocked() {
 	for _, e := range c.entries {
 		c.leaveMemoryLocked(e)
 		if e.pending != nil {
@@ -157,7 +163,7 @@ func (c *Cache) closeMemoryLocked() error {
 		}
 	}
 	c.queue = nil
-	return c.pool.close()
+	c.pool.close()
 }
 
 // Acquire looks for a chunk and returns exactly one of three:
@@ -319,12 +325,16 @@ func (c *Cache) keepLocked(e *entry, data *shared) {
 	c.mem.add(&e.mem)
 }
 
-// evictMemoryLocked moves what must leave memory to the queue for the disk. Why
-// not at the fill: what stays in memory costs no write, and what a restart loses
-// for it is small.
+// evictMemoryLocked moves what must leave memory to the queue for the disk.
 func (c *Cache) evictMemoryLocked() {
-	for c.mem.over() {
-		n := c.mem.evict(func(e *entry) bool { return e.memPins > 0 })
+	pinned := func(e *entry) bool { return e.memPins > 0 }
+	for {
+		var n *node
+		if c.mem.over() {
+			n = c.mem.evict(pinned)
+		} else {
+			n = c.mem.leaveProbation(pinned)
+		}
 		if n == nil {
 			return
 		}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -41,7 +40,7 @@ func (c *Cache) adopt() error {
 			return nil
 		case ok:
 			c.stats.CorruptFiles++ // cut off
-		case !strings.HasSuffix(d.Name(), tempSuffix) && !isFormer(d.Name()):
+		case !isFormer(d.Name()):
 			return nil
 		}
 		return os.Remove(path)
@@ -148,6 +147,10 @@ func (c *Cache) enqueueLocked(e *entry, data *shared) {
 	e.pending = data
 	c.queue = append(c.queue, e)
 	c.queued += e.size
+	c.wakeWriter()
+}
+
+func (c *Cache) wakeWriter() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -161,7 +164,7 @@ func (c *Cache) enqueueLocked(e *entry, data *shared) {
 // dropped.
 func (c *Cache) Pace(ctx context.Context) {
 	c.mu.Lock()
-	if c.queued <= c.opts.WriteQueueBytes/2 || c.isClose {
+	if c.queued <= c.opts.WriteQueueBytes/4 || c.isClose {
 		c.mu.Unlock()
 		return
 	}
@@ -180,9 +183,12 @@ func (c *Cache) Pace(ctx context.Context) {
 	}
 }
 
-// writeBehind is the writer: it ends when the cache is closed.
+// writers is how many files are written at one time: as many as keep the disk busy,
+// and so few that they do not stand in front of the log's fsync.
+const writers = 2
+
+// writeBehind is a writer: it ends when the cache is closed.
 func (c *Cache) writeBehind() {
-	defer close(c.done)
 	for {
 		select {
 		case <-c.closed:
@@ -191,6 +197,7 @@ func (c *Cache) writeBehind() {
 		}
 		for c.writeNext() {
 		}
+		c.unmapUnused()
 	}
 }
 
@@ -206,6 +213,9 @@ func (c *Cache) writeNext() bool {
 	if c.queue = c.queue[1:]; len(c.queue) == 0 {
 		c.queue = nil
 	}
+	if len(c.queue) > 0 {
+		c.wakeWriter() // the other one
+	}
 	if e.gone || time.Now().Before(c.offTill) {
 		c.stats.DiskSkipped++
 		c.endWriteLocked(e)
@@ -216,8 +226,9 @@ func (c *Cache) writeNext() bool {
 	c.lastSeq++
 	e.seq = c.lastSeq
 	path := c.path(e)
-	dead := c.evictDiskLocked(c.opts.DiskBytes - e.size)
-	room := c.disk.bytes()+e.size <= c.opts.DiskBytes
+	c.writing += e.size
+	dead := c.evictDiskLocked(c.opts.DiskBytes - c.writing)
+	room := c.disk.bytes()+c.writing <= c.opts.DiskBytes
 	c.mu.Unlock()
 
 	err := c.removeFiles(dead)
@@ -225,6 +236,7 @@ func (c *Cache) writeNext() bool {
 		err = writeFile(c.open, path, imageOf(e.key, data, crc))
 	}
 	c.mu.Lock()
+	c.writing -= e.size
 	switch {
 	case err != nil:
 		c.stats.DiskWriteErrors++
@@ -260,7 +272,7 @@ func (c *Cache) writeNext() bool {
 
 func (c *Cache) endWriteLocked(e *entry) {
 	c.queued -= e.size
-	if c.slack != nil && c.queued <= c.opts.WriteQueueBytes/2 {
+	if c.slack != nil && c.queued <= c.opts.WriteQueueBytes/4 {
 		close(c.slack)
 		c.slack = nil
 	}

@@ -8,12 +8,14 @@
 // alone is read into memory first, once for all who want it.
 //
 // Both tiers are bounded in bytes and evict by S3-FIFO, so that one scan of a
-// terabyte passes through a tenth of the cache and leaves the rest alone. What
+// terabyte passes through a tenth of the cache and leaves the rest alone. Where there
+// is a disk, chunks that were read once take at most a quarter of memory, be the
+// rest free or not. What
 // is pinned is not evicted; memory can therefore exceed its bound by what is
 // pinned at the time, and its users bound that.
 //
-// What leaves memory goes to disk, written behind by one goroutine with a bounded
-// queue, which Close stops; it is the package's only one. Who fills the cache waits
+// What leaves memory goes to disk, written behind by two goroutines with a bounded
+// queue, which Close stops; they are the package's only ones. Who fills the cache waits
 // a little when the queue is long (Pace). The disk is a convenience: when it is
 // full or failing, chunks are no longer written to it for a while, and nobody
 // who reads sees an error. Files carry the checksum by which the bytes were

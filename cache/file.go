@@ -18,7 +18,7 @@ import (
 const (
 	trailerSize = 64 // at the beginning of a file's last block
 	fileVersion = 2
-	tempSuffix  = ".tmp"
+	tempSuffix  = ".tmp" // of files that version 1 was writing
 )
 
 var (
@@ -129,7 +129,7 @@ func parseFileName(name string) (key Key, seq uint64, size int64, ok bool) {
 
 // isFormer recognises names of version 1, which had no length.
 func isFormer(name string) bool {
-	_, _, _, ok := parseFileName(name + "-00000001")
+	_, _, _, ok := parseFileName(strings.TrimSuffix(name, tempSuffix) + "-00000001")
 	return ok
 }
 
@@ -159,13 +159,12 @@ func openPast(open openFunc, path string, flag int, past bool) (f *os.File, dire
 	return f, false, err
 }
 
-// writeFile writes a chunk under a temporary name and renames it: with one
-// write past the page cache, which would take a copy and room that the log has
-// better use for. It is not synced: what a power loss tears is found by the
-// checksum at first use.
+// writeFile writes a chunk with one write past the page cache, which would take a
+// copy and room that the log has better use for. It needs neither a temporary name
+// nor a sync: what is cut off has not the length of its name, and what a power loss
+// tears is found by the checksum at first use.
 func writeFile(open openFunc, path string, image []byte) error {
-	temp := path + tempSuffix
-	f, direct, err := openPast(open, temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, aligned(image))
+	f, direct, err := openPast(open, path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, aligned(image))
 	if err != nil {
 		return err
 	}
@@ -173,12 +172,8 @@ func writeFile(open openFunc, path string, image []byte) error {
 	if err == nil && !direct {
 		err = startWriteback(f)
 	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temp))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
 	}
 	return nil
 }

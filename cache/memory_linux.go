@@ -1,16 +1,35 @@
 package cache
 
-import "golang.org/x/sys/unix"
+import (
+	"unsafe"
 
-// mapMemory returns n bytes of zeroes, and the mapping that they lie in, for
-// unmapMemory. n is a multiple of blockBytes.
+	"golang.org/x/sys/unix"
+)
+
+// hugeBytes is the size of a large page on the machines that have them.
+const hugeBytes = 2 << 20
+
+// mapMemory returns n bytes of zeroes, n a multiple of blockBytes, and the mapping
+// that they lie in, for unmapMemory.
 //
-// The pages are there from the start, which costs a third of meeting them one by
-// one. They are small ones: large pages are cleared, and on a virtual machine taken
-// from its host, whenever the kernel has none that were used before.
+// In large pages where they fit: a disk takes a chunk from 1000 scattered pages at a
+// third of the speed, and each request for them costs CPU.
 func mapMemory(n int) (whole, b []byte, err error) {
-	whole, err = unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
-	return whole, whole, err
+	slack := 0
+	if n >= hugeBytes {
+		slack = hugeBytes // to begin on a large page
+	}
+	whole, err = unix.Mmap(-1, 0, n+slack, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, nil, err
+	}
+	b = whole[:n:n]
+	if slack > 0 {
+		from := int(-uintptr(unsafe.Pointer(unsafe.SliceData(whole))) & (hugeBytes - 1))
+		b = whole[from : from+n : from+n]
+		_ = unix.Madvise(b[:n/hugeBytes*hugeBytes], unix.MADV_HUGEPAGE) // a hint: it works without
+	}
+	return whole, b, nil
 }
 
 func unmapMemory(whole []byte) error { return unix.Munmap(whole) }

@@ -13,8 +13,12 @@ import "container/list"
 // It is not safe for concurrent use.
 type policy struct {
 	capacity int64 // bytes
-	small    queue
-	main     queue
+	// probation bounds small, in bytes, also while there is room; 0 is no bound. For
+	// a tier with another below it: what a scan leaves behind is worth more there
+	// than here, where its room would be memory taken from the machine.
+	probation int64
+	small     queue
+	main      queue
 
 	ghosts     list.List // of ghost, newest first
 	ghostOf    map[Key]*list.Element
@@ -122,6 +126,36 @@ func (p *policy) evict(pinned func(*entry) bool) *node {
 			if q == &p.small {
 				p.remember(n)
 			}
+			return n
+		}
+	}
+	return nil
+}
+
+// probationSteps bounds the work of one call of leaveProbation.
+const probationSteps = 8
+
+// leaveProbation takes out the node that should leave small for the sake of
+// probation; nil if there is none, or some steps found only pinned ones.
+func (p *policy) leaveProbation(pinned func(*entry) bool) *node {
+	if p.probation == 0 {
+		return nil
+	}
+	for range min(probationSteps, p.small.Len()) {
+		if p.small.bytes <= p.probation {
+			return nil
+		}
+		n := p.small.Back().Value.(*node)
+		switch {
+		case pinned(n.entry):
+			p.small.MoveToFront(n.elem)
+		case n.uses >= promoteUses:
+			p.remove(n)
+			n.uses = 0
+			p.push(&p.main, n)
+		default:
+			p.remove(n)
+			p.remember(n)
 			return n
 		}
 	}

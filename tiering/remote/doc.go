@@ -14,8 +14,8 @@
 // read as the reader goes on: a request costs the store as much CPU as a chunk does.
 // Several GETs run side by side.
 //
-// Memory is bounded by four budgets: bytes being fetched, bytes pinned by
-// Results, bytes read ahead and not yet read, and footers. Only the first chunk
+// Memory is bounded by five budgets: bytes being fetched, bytes pinned by
+// Results, bytes read ahead, bytes that were and are being read, and footers. Only the first chunk
 // of a request with AtLeastOne waits for budget; whatever else finds none makes
 // the answer shorter or the read-ahead smaller.
 //

@@ -296,7 +296,15 @@ func (r *Reader) reserve(req *Request, rd *object.Reader, n, end int) (*cache.Fi
 	if f == nil || req.Stream == 0 || s == nil || s.window == 0 || s.next != req.From {
 		return f, nil
 	}
-	return nil, r.pushLocked(s, rd, n, end, reserved{fill: f})
+	c := reserved{fill: f}
+	k := &rd.Footer().Chunks[n]
+	if last := len(s.chunks) - 1; (last < 0 || s.chunks[last].end <= k.Base) && r.reading.TryAcquire(r.reading.clamp(k.RawLen)) {
+		// It stays until the stream has passed it, as what is read ahead does.
+		c.chunk = &aheadChunk{base: k.Base, end: k.End, bytes: k.RawLen, cost: r.reading.clamp(k.RawLen), budget: &r.reading, flying: true}
+		s.chunks = append(s.chunks, c.chunk)
+		s.end = max(s.end, k.End)
+	}
+	return nil, r.pushLocked(s, rd, n, end, c)
 }
 
 // chunk returns a pinned chunk and its batch index, fetching it if need be, and

@@ -37,20 +37,37 @@ type stream struct {
 // the reader has passed it: a full cache would evict first what nobody has used
 // yet. Guarded by Reader.mu.
 type aheadChunk struct {
+	base   record.Offset
 	end    record.Offset
 	bytes  int64
-	cost   int64         // taken from the read-ahead budget
+	cost   int64         // taken from the budget
+	budget *budget       // readAhead; reading once its reader has come to it
 	flying bool          // its fill has not ended
 	stale  bool          // nobody wants it any more
 	handle *cache.Handle // nil while flying, and for what somebody else fetches
 }
 
-// sum is how far the stream is read ahead, bytes.
+// sum is how far the stream is read ahead, bytes: chunks that its reader has not
+// come to.
 func (s *stream) sum() (n int64) {
 	for _, c := range s.chunks {
-		n += c.bytes
+		if c.base >= s.next {
+			n += c.bytes
+		}
 	}
 	return n
+}
+
+// beginLocked moves chunks that the reader has come to out of the way of those
+// ahead of it: they stay pinned, as he comes back for the rest of them, but make
+// room for the next.
+func (r *Reader) beginLocked(s *stream) {
+	for _, c := range s.chunks {
+		if c.base < s.next && c.budget == &r.readAhead && c.cost > 0 && r.reading.TryAcquire(c.cost) {
+			c.budget = &r.reading
+			r.readAhead.Release(c.cost)
+		}
+	}
 }
 
 // comesAnew reports whether a request comes to this chunk from another one.
@@ -108,6 +125,7 @@ func (r *Reader) advance(req *Request, res *Result) {
 		drop = append(drop, s.chunks[0])
 		s.chunks = s.chunks[1:]
 	}
+	r.beginLocked(s)
 	extend := r.shouldExtendLocked(s)
 	s.busy = s.busy || extend
 	turn := s.turn
@@ -133,7 +151,7 @@ func (r *Reader) release(chunks []*aheadChunk) {
 	for _, c := range chunks {
 		r.mu.Lock()
 		c.stale = true
-		h, cost := c.handle, c.cost
+		h, cost, budget := c.handle, c.cost, c.budget
 		c.handle = nil
 		if c.flying {
 			cost = 0 // landed gives it back
@@ -145,7 +163,7 @@ func (r *Reader) release(chunks []*aheadChunk) {
 			h.Release()
 		}
 		if cost > 0 {
-			r.readAhead.Release(cost)
+			budget.Release(cost)
 		}
 	}
 }
@@ -236,7 +254,7 @@ func (r *Reader) extend(ctx context.Context, s *stream, turn int) {
 // budget is full.
 func (r *Reader) readOn(ctx context.Context, s *stream, turn int, rd *object.Reader, n, end int) bool {
 	k := &rd.Footer().Chunks[n]
-	c := &aheadChunk{end: k.End, bytes: k.RawLen, cost: r.readAhead.clamp(k.RawLen), flying: true}
+	c := &aheadChunk{base: k.Base, end: k.End, bytes: k.RawLen, cost: r.readAhead.clamp(k.RawLen), budget: &r.readAhead, flying: true}
 	if !r.readAhead.TryAcquire(c.cost) {
 		return false
 	}
@@ -321,7 +339,7 @@ func (r *Reader) joinLocked(s *stream, turn int, c *aheadChunk) bool {
 func (r *Reader) landed(c *aheadChunk, h *cache.Handle) {
 	r.mu.Lock()
 	c.flying = false
-	cost := int64(0)
+	cost, budget := int64(0), c.budget
 	if c.stale || h == nil {
 		cost, c.cost = c.cost, 0
 	} else {
@@ -332,6 +350,6 @@ func (r *Reader) landed(c *aheadChunk, h *cache.Handle) {
 		h.Release()
 	}
 	if cost > 0 {
-		r.readAhead.Release(cost)
+		budget.Release(cost)
 	}
 }

@@ -60,7 +60,7 @@ type Options struct {
 	ParallelGets    int           // at one time for readers who wait, and as many for read-ahead; default 8
 	FetchBytes      int64         // being fetched; default 256 MiB
 	PinnedBytes     int64         // chunks in memory pinned by Results; default 256 MiB
-	ReadAheadBytes  int64         // read ahead by all streams and not yet read; default 256 MiB; negative: no read-ahead
+	ReadAheadBytes  int64         // read ahead by all streams and not yet come to, and as much that is being read; default 256 MiB; negative: no read-ahead
 	ReadAheadWindow int64         // read ahead of one stream; default 64 MiB
 	FooterBytes     int64         // footers kept open; default 32 MiB
 	FetchTimeout    time.Duration // of one GET with its retries; default 5 min
@@ -110,6 +110,7 @@ type Reader struct {
 	fetching      budget              // bytes
 	pinned        budget
 	readAhead     budget
+	reading       budget // of streams: chunks that were read ahead, and their reader has come to
 
 	mu      sync.Mutex
 	closed  bool
@@ -143,6 +144,7 @@ func New(o Options) (*Reader, error) {
 		fetching:  newBudget(o.FetchBytes),
 		pinned:    newBudget(o.PinnedBytes),
 		readAhead: newBudget(max(o.ReadAheadBytes, 0)),
+		reading:   newBudget(max(o.ReadAheadBytes, 0)),
 		footers:   newFooters(o.FooterBytes),
 		streams:   make(map[streamKey]*stream),
 	}

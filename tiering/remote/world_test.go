@@ -184,7 +184,7 @@ func (w *world) reader(o Options, c cache.Options) *Reader {
 
 // checkAtRest holds that all budgets were given back.
 func (w *world) checkAtRest(r *Reader) {
-	for name, b := range map[string]budget{"fetching": r.fetching, "pinned": r.pinned, "read-ahead": r.readAhead} {
+	for name, b := range map[string]budget{"fetching": r.fetching, "pinned": r.pinned, "read-ahead": r.readAhead, "reading": r.reading} {
 		require.True(w.t, b.TryAcquire(b.size), "%s budget was not given back", name)
 	}
 }
