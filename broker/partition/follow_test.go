@@ -53,10 +53,13 @@ func (m *member) Image() *metadata.Image {
 }
 
 // Propose is the metadata log: the compare-and-set on the partition epoch.
-func (m *member) Propose(_ context.Context, cmd command.Command) (command.Result, error) {
+func (m *member) Propose(ctx context.Context, cmd command.Command) (command.Result, error) {
 	c := cmd.(*command.AlterPartition)
 	if m.proposals != nil {
-		m.proposals <- c
+		select {
+		case m.proposals <- c:
+		case <-ctx.Done():
+		}
 		return command.Result{}, errors.New("nobody answers")
 	}
 	res := command.Result{Items: make([]command.ItemResult, len(c.Partitions))}
@@ -382,6 +385,7 @@ func TestANewReplicaOfATieredTopicCopiesTheTailAlone(t *testing.T) {
 	require.Eventually(t, func() bool { _, ok := g.part(2).Position(); return ok }, 10*time.Second, time.Millisecond)
 	g.settle(2)
 	require.EqualValues(t, 10, g.part(2).Log().Start())
+	require.Equal(t, []commitlog.EpochStart{{Epoch: 0, Start: 0}}, g.part(2).Log().Epochs(), "as the bucket has them")
 	g.same(10, 1, 2)
 	require.Empty(t, g.nodes[2].set.Failed())
 }

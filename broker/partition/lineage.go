@@ -39,24 +39,23 @@ func (p *Partition) begin(a *replica.Assignment) (ready bool, err error) {
 	switch {
 	case !wins:
 		return true, nil
-	case !leads && p.log.End() >= at:
-		return true, nil // the leader tells where it diverges
-	case !fromBucket:
-		return true, p.beginAt(at, nil, nil)
-	case leads:
+	case leads && fromBucket:
 		p.mu.Lock()
 		p.restoreLocked(a)
 		p.failLocked(kerr.NotLeaderForPartition)
 		p.watch.movedLocked()
 		p.mu.Unlock()
 		return false, nil
-	case p.log.LastEpoch() < 0 && p.log.Size() == 0:
+	case leads, !fromBucket && p.log.End() < at:
+		return true, p.beginAt(at, nil, nil)
+	case fromBucket && p.log.LastEpoch() < 0 && p.log.Size() == 0:
 		// A new replica copies only what is not in the bucket.
 		p.mu.Lock()
 		p.restoreLocked(nil)
 		p.mu.Unlock()
 	}
-	// A follower's own log may still continue into the leader's.
+	// A follower's own log may still continue into the leader's, which tells where
+	// it does not.
 	return true, nil
 }
 

@@ -174,10 +174,9 @@ func (l *loop) hold(wait time.Duration) net.Conn {
 	if l.stopped || len(l.parts) == 0 {
 		return nil
 	}
-	l.waiting = l.conn
-	if wait <= shortWait {
-		// Not for partitions that came: it ends soon by itself.
-		l.interrupted = time.Now()
+	l.waiting, l.brief = l.conn, wait <= shortWait
+	if l.changed {
+		l.hurryLocked() // they came while the request was made
 	}
 	return l.conn
 }

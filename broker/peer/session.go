@@ -69,9 +69,11 @@ type session struct {
 	stopped bool
 	changed bool     // partitions came since the last request
 	waiting net.Conn // of a request that may wait at the leader, to give it up
-	// interrupted is when one was given up last; broken that the one under way was.
-	interrupted time.Time
-	broken      bool
+	brief   bool     // it ends soon by itself
+	// interrupted is when one was given up last; broken that the one under way was;
+	// pending that one will be, as soon as that is not too often.
+	interrupted     time.Time
+	broken, pending bool
 
 	loop loop
 }
@@ -100,7 +102,7 @@ func (s *session) add(p *partition.Partition) {
 		s.running = true
 		s.m.wg.Go(s.loop.run)
 	}
-	s.interruptLocked(interruptEvery)
+	s.hurryLocked()
 }
 
 // remove gives a partition up. Replies that are under way mean nothing to it.
@@ -111,7 +113,7 @@ func (s *session) remove(p *partition.Partition) {
 		s.dropLocked(e)
 	}
 	if len(s.parts) == 0 {
-		s.interruptLocked(0) // nothing that it brings is of use
+		s.interruptLocked() // nothing that it brings is of use
 	}
 	s.signal()
 }
@@ -147,9 +149,31 @@ func (s *session) signal() {
 	}
 }
 
+// hurryLocked has partitions that came asked for soon: a request that waits at the
+// leader for long is given up, but not too often.
+func (s *session) hurryLocked() {
+	if s.waiting == nil || s.brief || s.pending {
+		return
+	}
+	wait := interruptEvery - time.Since(s.interrupted)
+	if wait <= 0 {
+		s.interruptLocked()
+		return
+	}
+	s.pending = true
+	time.AfterFunc(wait, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.pending = false
+		if s.changed && !s.brief {
+			s.interruptLocked()
+		}
+	})
+}
+
 // interruptLocked gives a request up that waits at the leader.
-func (s *session) interruptLocked(every time.Duration) {
-	if s.waiting == nil || time.Since(s.interrupted) < every {
+func (s *session) interruptLocked() {
+	if s.waiting == nil {
 		return
 	}
 	s.interrupted, s.broken = time.Now(), true
@@ -163,7 +187,7 @@ func (s *session) stop() {
 	defer s.mu.Unlock()
 	s.stopped = true
 	clear(s.parts)
-	s.interruptLocked(0)
+	s.interruptLocked()
 	s.signal()
 }
 
