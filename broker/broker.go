@@ -93,6 +93,10 @@ func Check(cfg config.Config) error {
 	if !cfg.Clustered() && cfg.BootstrapExpect != 1 {
 		return fmt.Errorf("bootstrap.expect is %d, but cluster.listen is empty, so this node stays alone: set cluster.listen, or bootstrap.expect to 1", cfg.BootstrapExpect)
 	}
+	several := cfg.BootstrapExpect > 1 || len(cfg.Join) > 0
+	if several && cfg.RemoteEnable && cfg.StoreIdentity() != "" && cfg.SharedStore() == "" {
+		return errors.New("object.store.url is not set, so this node would tier into its own data.dir, where a new leader on another node does not find it: set object.store.url to a store that all brokers reach, or remote.log.storage.system.enable to false")
+	}
 	return nil
 }
 
@@ -189,7 +193,7 @@ func (b *Broker) boundListeners() []string {
 
 func (b *Broker) start(ctx context.Context) error {
 	var err error
-	b.dir, err = commitlog.OpenDir(vfs.Default, b.cfg.DataDir, commitlog.DirOptions{})
+	b.dir, err = commitlog.OpenDir(vfs.Default, b.cfg.DataDir, commitlog.DirOptions{Defer: true})
 	switch {
 	case errors.Is(err, commitlog.ErrLocked):
 		return fmt.Errorf("data.dir %s is in use by another process: stop that one, or name another directory", b.cfg.DataDir)

@@ -21,7 +21,6 @@ import (
 	"github.com/firnlog/firn/metadata/membership"
 	"github.com/firnlog/firn/metadata/raftnode"
 	"github.com/firnlog/firn/record"
-	"github.com/firnlog/firn/tiering/objstore/location"
 )
 
 // cluster is this node's part in the cluster: the port between brokers, gossip, the
@@ -97,17 +96,10 @@ func (b *Broker) acceptPeer(p link.Peer) error {
 	return nil
 }
 
-// storeIdentity names the object store so that two nodes can tell whether they have
-// the same; "" without one.
-func (b *Broker) storeIdentity() string {
-	if !b.cfg.RemoteEnable {
-		return ""
-	}
-	at, err := location.Parse(b.cfg.StoreURL)
-	if err != nil {
-		return "" // startTier reports it
-	}
-	return at.String()
+// clusterFile is where this node remembers what belongs to its part in the cluster
+// (docs/format/cluster-files.md).
+func (b *Broker) clusterFile(name string) string {
+	return filepath.Join(b.cfg.DataDir, "cluster", name+".json")
 }
 
 // form finds the others, and agrees with them on how this node goes on: with the
@@ -120,6 +112,9 @@ func (b *Broker) form(ctx context.Context, metadataDir string) (membership.Outco
 	}
 	c := b.cluster
 	if !b.cfg.Clustered() {
+		if err := b.dir.Begin(); err != nil {
+			return membership.Outcome{}, fmt.Errorf("data directory: %w", err)
+		}
 		c.link.Serve()
 		if hasState {
 			return membership.Outcome{Kind: membership.Resume}, nil
@@ -132,7 +127,7 @@ func (b *Broker) form(ctx context.Context, metadataDir string) (membership.Outco
 	}
 	c.members, err = membership.Open(membership.Options{
 		DirectoryID: b.dir.DirectoryID(), Listen: b.cfg.GossipListen, Advertise: b.cfg.GossipAdvertised, Key: b.cfg.GossipKey(),
-		Join: b.cfg.Join, PeersFile: filepath.Join(b.cfg.DataDir, "peers"), Logger: b.log,
+		Join: b.cfg.Join, PeersFile: b.clusterFile("peers"), Logger: b.log,
 		Tags: membership.Tags{NodeID: b.cfg.ID, ClusterAddr: c.link.Addr(), ClusterID: b.dir.ClusterID(), WantedCluster: wanted,
 			Rack: b.cfg.Rack, Version: Version, Expect: b.cfg.BootstrapExpect},
 	})
@@ -145,9 +140,9 @@ func (b *Broker) form(ctx context.Context, metadataDir string) (membership.Outco
 		}
 	})
 	former, err := membership.NewFormer(membership.FormerOptions{
-		Membership: c.members, Calls: c.link, Ledger: filepath.Join(b.cfg.DataDir, "formation"), Expect: b.cfg.BootstrapExpect,
-		HasState: hasState, Logger: b.log,
-		Applicant: membership.Applicant{ClusterID: wanted, Version: Version, Features: api.SupportedFeatures(), Store: b.storeIdentity()},
+		Membership: c.members, Calls: c.link, Ledger: b.clusterFile("formation"), Expect: b.cfg.BootstrapExpect,
+		HasState: hasState, Begin: b.dir.Begin, Logger: b.log,
+		Applicant: membership.Applicant{ClusterID: wanted, Version: Version, Features: api.SupportedFeatures(), Store: b.cfg.StoreIdentity()},
 	})
 	if err != nil {
 		return membership.Outcome{}, fmt.Errorf("form a cluster: %w", err)
@@ -200,6 +195,10 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	if err := b.awaitMetadata(ctx); err != nil {
 		return err
 	}
+	store := b.clusterFile("store")
+	if err := membership.CheckStore(vfs.Default, store, b.cfg.StoreIdentity(), b.hasTiered()); err != nil {
+		return err
+	}
 	have := b.meta.Image().ClusterID()
 	if b.cfg.ClusterID != "" && b.cfg.ClusterID != have {
 		return fmt.Errorf("cluster.id is %s, but %s belongs to cluster %s: correct cluster.id or data.dir", b.cfg.ClusterID, b.cfg.DataDir, have)
@@ -207,7 +206,7 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	if err := membership.CheckNodeID(b.meta.Image(), b.cfg.ID, b.dir.DirectoryID()); err != nil {
 		return err
 	}
-	if err := b.dir.SetClusterID(have); err != nil {
+	if err := errors.Join(b.dir.SetClusterID(have), membership.NoteStore(vfs.Default, store, b.cfg.StoreIdentity())); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if m := b.cluster.members; m != nil {
@@ -256,7 +255,7 @@ func (b *Broker) startControl() {
 		Upkeep: controller.UpkeepOptions{Balance: b.cfg.AutoLeaderRebalance, BalancePercent: -1,
 			InternalFactor: int(b.cfg.OffsetsReplicationFactor)},
 	})
-	admission := membership.NewAdmission(membership.AdmissionOptions{Image: b.meta.Image, Store: b.storeIdentity(), Tiered: b.hasTiered})
+	admission := membership.NewAdmission(membership.AdmissionOptions{Image: b.meta.Image, Store: b.cfg.StoreIdentity(), Tiered: b.hasTiered})
 	c.link.HandleCall(membership.CallJoin, func(ctx context.Context, _ link.Peer, body []byte) ([]byte, error) {
 		return admission.Handle(ctx, body)
 	})
@@ -425,4 +424,10 @@ func (b *Broker) leave(ctx context.Context) {
 }
 
 // keepServers keeps Raft's servers in step with the brokers that are there.
-func (b *Broker) keepServers(ctx context.Context) { <-ctx.Done() }
+func (b *Broker) keepServers(ctx context.Context) {
+	if b.cluster.members == nil {
+		return
+	}
+	membership.KeepVoters(ctx, membership.KeeperOptions{Self: b.dir.DirectoryID(), Raft: b.meta, Members: b.cluster.members.Members,
+		Image: b.meta.Image, Logger: b.log})
+}

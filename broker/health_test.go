@@ -79,9 +79,11 @@ func TestHealthNamesReasons(t *testing.T) {
 			then: func(h adminapi.ClusterHealth) { require.Equal(t, []string{"orders-2"}, h.Reasons[0].Partitions) },
 		},
 		"a move": {
-			change: func(_ *metadata.Editor, _ map[int32]*metadata.Broker, p []*metadata.Partition) { p[0].Adding = []int32{3} },
-			state:  adminapi.HealthOK,
-			then:   func(h adminapi.ClusterHealth) { require.Equal(t, 1, h.Reassigning) },
+			change: func(_ *metadata.Editor, _ map[int32]*metadata.Broker, p []*metadata.Partition) {
+				p[0].Adding = []int32{3}
+			},
+			state: adminapi.HealthOK,
+			then:  func(h adminapi.ClusterHealth) { require.Equal(t, 1, h.Reassigning) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

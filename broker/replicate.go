@@ -33,7 +33,7 @@ func (b *Broker) startReplication() error {
 			return rate
 		},
 		Backoff: b.cfg.ReplicaFetchBackoff,
-		Logger: b.log,
+		Logger:  b.log,
 	})
 	if err != nil {
 		return fmt.Errorf("replication: %w", err)

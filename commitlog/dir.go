@@ -60,6 +60,7 @@ type Dir struct {
 	mu     sync.Mutex // guards the below; held while the file is replaced, which is rare
 	meta   dirMeta
 	marked bool // MarkUntrusted was called in this run
+	begun  bool // this run is on disk
 }
 
 // DirOptions configures OpenDir.
@@ -67,6 +68,8 @@ type DirOptions struct {
 	// BootID names the running boot; that of the kernel when empty. Without any
 	// two runs never count as of the same boot.
 	BootID string
+	// Defer leaves the directory as it was found until Begin.
+	Defer bool
 }
 
 // OpenDir locks and opens a data directory, making and naming it if it is new.
@@ -91,10 +94,34 @@ func OpenDir(fs vfs.FS, path string, o DirOptions) (*Dir, error) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrLocked, path, err)
 	}
 	d := &Dir{fs: fs, path: path, lock: lock}
-	if err := d.load(o.BootID); err != nil {
+	err = d.load(o.BootID)
+	if err == nil && !o.Defer {
+		err = d.Begin()
+	}
+	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return d, nil
+}
+
+// Begin notes on disk that a run is under way: a new directory gets its name, and
+// one that was left clean is not clean any more. It does so once. REQUIRES: before
+// any log of the directory is opened.
+func (d *Dir) Begin() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.beginLocked()
+}
+
+func (d *Dir) beginLocked() error {
+	if d.begun {
+		return nil
+	}
+	if err := d.storeLocked(); err != nil {
+		return err
+	}
+	d.begun = true
+	return nil
 }
 
 func kernelBootID() string {
@@ -122,7 +149,7 @@ func (d *Dir) load(bootID string) error {
 	d.meta.Clean = false
 	// A directory that was untrusted stays so until a run ends well: the tails
 	// are read back from the disk at each start before that.
-	return d.storeLocked()
+	return nil
 }
 
 func parseDirMeta(b []byte) (dirMeta, error) {
@@ -320,7 +347,7 @@ func (d *Dir) Close(clean bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var err error
-	if clean && !d.marked {
+	if clean && d.begun && !d.marked {
 		d.meta.Clean, d.meta.Untrusted = true, false
 		err = d.storeLocked()
 	}

@@ -210,3 +210,36 @@ func FuzzParseDirMeta(f *testing.F) {
 		}
 	})
 }
+
+// TestDirIsLeftAsFoundUntilItBegins: a node that is refused leaves no trace, neither
+// a name in a new directory nor an unclean mark in one that was left clean.
+func TestDirIsLeftAsFoundUntilItBegins(t *testing.T) {
+	fs := vfs.NewMem()
+	d, err := OpenDir(fs, "/data", DirOptions{BootID: "b", Defer: true})
+	require.NoError(t, err)
+	require.NoError(t, d.Close(true))
+	_, err = fs.Stat("/data/" + metaName)
+	require.True(t, segment.IsNotExist(err), "%v", err)
+
+	d, err = OpenDir(fs, "/data", DirOptions{BootID: "b", Defer: true})
+	require.NoError(t, err)
+	name := d.DirectoryID()
+	require.NoError(t, d.Begin())
+	require.NoError(t, d.Close(true))
+	for range 2 {
+		d, err = OpenDir(fs, "/data", DirOptions{BootID: "b", Defer: true})
+		require.NoError(t, err)
+		require.True(t, d.Clean())
+		require.Equal(t, name, d.DirectoryID())
+		require.NoError(t, d.Close(false))
+	}
+	d, err = OpenDir(fs, "/data", DirOptions{BootID: "b", Defer: true})
+	require.NoError(t, err)
+	require.NoError(t, d.Begin())
+	require.NoError(t, d.Begin())
+	require.NoError(t, d.Close(false))
+	d, err = OpenDir(fs, "/data", DirOptions{BootID: "b"})
+	require.NoError(t, err)
+	require.False(t, d.Clean())
+	require.NoError(t, d.Close(false))
+}

@@ -155,7 +155,7 @@ func TestADirectoryOfAnotherNode(t *testing.T) {
 	dir := t.TempDir()
 	_, stop := startNode(t, dir)
 	stop()
-	require.Equal(t, "firn: node.id is 7, but "+dir+" belongs to node 1: correct node.id or data.dir\n",
+	require.Equal(t, "firn: node.id changed: node.id is 7, and the data directory belongs to node 1: correct node.id or data.dir\n",
 		startFails(t, "--data", dir, "--set", "node.id=7"))
 	require.Contains(t, startFails(t, "--data", dir, "--set", "cluster.id=AAAAAAAAAAAAAAAAAAAAAA"), ": correct cluster.id or data.dir\n")
 	require.NoError(t, os.RemoveAll(filepath.Join(dir, "metadata")))
@@ -163,8 +163,10 @@ func TestADirectoryOfAnotherNode(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(dir, "metadata"))
 }
 
-func TestServeSaysThatItRunsSingleNodes(t *testing.T) {
-	const want = "firn: bootstrap.expect is 3, but clusters of several nodes are not served yet: for a single node set bootstrap.expect to 1 (in the file, or --set bootstrap.expect=1)\n"
+func TestAClusterNeedsAPortAndASharedStore(t *testing.T) {
+	require.Contains(t, startFails(t, "--data", t.TempDir(), "--set", "bootstrap.expect=3", "--set", "cluster.listen=127.0.0.1:0", "--set", "gossip.listen=127.0.0.1:0"),
+		"firn: object.store.url is not set, so this node would tier into its own data.dir")
+	const want = "firn: configuration: cluster.listen: got \"nothing\", want HOST:PORT because of bootstrap.expect 3\n"
 	require.Equal(t, want, startFails(t, "--data", t.TempDir(), "--set", "bootstrap.expect=3"))
 	require.Equal(t, want, startFails(t, "--data", t.TempDir(), "--set", "bootstrap.expect=3", "--check"))
 }
