@@ -236,3 +236,44 @@ func TestConsumersReadFollowers(t *testing.T) {
 		require.Equal(t, kerr.FencedLeaderEpoch.Code, fetchOne(c, stale, v).ErrorCode)
 	})
 }
+
+// leader.replication.throttled.replicas and its rate hold back a follower that is
+// not in sync, until it is, or the rate is gone (KIP-73).
+func TestLeadersThrottle(t *testing.T) {
+	b := startData(t)
+	outOfSync := onBrokers(1, 2)
+	outOfSync.ISR = []int32{1}
+	id := b.topic("t", map[string]string{"leader.replication.throttled.replicas": "0:1"}, outOfSync)
+	rate := func(value string) {
+		b.edit(func(e *metadata.Editor) {
+			e.SetConfigs(metadata.ConfigResource{Kind: metadata.ResourceBroker, Name: "1"},
+				map[string]string{"leader.replication.throttled.rate": value})
+		})
+	}
+	rate("10")
+	c, peer := b.dial(), b.dialPeer()
+	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch(string(make([]byte, 100_000)))), 9).ErrorCode)
+	sent := func() bool {
+		p := fetchOne(peer, followerFetch("t", id, 0), 17)
+		require.Zero(t, p.ErrorCode)
+		require.EqualValues(t, 1, p.HighWatermark)
+		return len(p.RecordBatches) > 0
+	}
+	require.True(t, sent(), "the first second's worth may be overdrawn")
+	require.False(t, sent(), "by hours")
+	rate("9223372036854775807")
+	require.True(t, sent())
+	rate("10")
+	require.True(t, sent())
+	require.False(t, sent())
+	b.edit(func(e *metadata.Editor) {
+		next := onBrokers(1, 2)
+		next.PartitionEpoch = 1
+		e.PutPartition(record.TopicPartition{Topic: id}, &next)
+	})
+	require.True(t, sent(), "in sync")
+
+	require.True(t, throttles([]string{"*"}, 3, 1))
+	require.True(t, throttles([]string{"0:2", "3:1"}, 3, 1))
+	require.False(t, throttles([]string{"0:1", "3:2"}, 3, 1))
+}

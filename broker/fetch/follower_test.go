@@ -127,7 +127,7 @@ func TestFollowerWithoutSession(t *testing.T) {
 		defer b.close()
 		s := b.service(nil)
 		defer s.Close()
-		b.writeUnacked(0, 10)
+		b.write(0, 10)
 		b.edit(func(e *metadata.Editor) { e.PutPartition(b.tp(0), isr(1, 2)) })
 		wants := b.wants(1, 0)
 		wants[0].Read.Replica, wants[0].Told = &partition.ReplicaFetch{ID: 2, BrokerEpoch: -1}, UnknownWatermark
@@ -152,7 +152,7 @@ func TestThrottleHoldsBackWhoIsNotInSync(t *testing.T) {
 		defer b.close()
 		s := b.service(nil)
 		defer s.Close()
-		b.writeUnacked(0, 10)
+		b.write(0, 10)
 		throttle := NewThrottle()
 		throttle.SetRate(100)
 		wants := b.wants(0, 0)
