@@ -2,6 +2,7 @@ package membership
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -136,15 +137,14 @@ func (m *Membership) confirm(ctx context.Context, s suspicion) {
 		return
 	}
 	own := m.own()
-	switch s.kind {
-	case ErrDuplicateDirectory:
+	if errors.Is(s.kind, ErrDuplicateDirectory) {
 		m.trouble(s.kind, s.them.GossipAddr.String(), s.them, fmt.Sprintf(
 			"a node at %s runs on a copy of this data directory (%s): stop one of them; a copied data.dir must never be started beside its original",
 			s.them.GossipAddr, own.DirectoryID))
-	default:
-		m.trouble(s.kind, s.them.GossipAddr.String(), s.them, fmt.Sprintf(
-			"%s is alive and has node.id %d too: give this node an id of its own", s.them, own.NodeID))
+		return
 	}
+	m.trouble(s.kind, s.them.GossipAddr.String(), s.them, fmt.Sprintf(
+		"%s is alive and has node.id %d too: give this node an id of its own", s.them, own.NodeID))
 }
 
 // answers pings a member by its name and waits up to the probe timeout.

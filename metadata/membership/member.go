@@ -3,7 +3,6 @@ package membership
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 
@@ -180,7 +179,7 @@ func fromSerf(m *serf.Member) (Member, error) {
 	}
 	addr, ok := netip.AddrFromSlice(m.Addr)
 	if !ok {
-		return Member{}, fmt.Errorf("%w: address %q", errTags, net.IP(m.Addr))
+		return Member{}, fmt.Errorf("%w: address %q", errTags, m.Addr)
 	}
 	return Member{Tags: tags, DirectoryID: id, GossipAddr: netip.AddrPortFrom(addr.Unmap(), m.Port)}, nil
 }

@@ -113,7 +113,7 @@ func TestMembersFindEachOther(t *testing.T) {
 
 // A start does not wait for its peers, and a peer that comes later is found.
 func TestPeerThatIsDownAtStart(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a port, no more
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := l.Addr().String()
 	require.NoError(t, l.Close())
