@@ -238,9 +238,10 @@ func (v *logView) checkLost() {
 	}
 }
 
-// inOrder sorts operations as their client began them.
+// inOrder sorts a consumer's operations as they ended: while a poll waits, the
+// consumer may be moved, and what it returns is from where it was moved to.
 func inOrder(ops []*Op) []*Op {
 	sorted := slices.Clone(ops)
-	slices.SortStableFunc(sorted, func(a, b *Op) int { return cmp.Compare(a.Begin, b.Begin) })
+	slices.SortStableFunc(sorted, func(a, b *Op) int { return cmp.Compare(a.Finish, b.Finish) })
 	return sorted
 }

@@ -144,6 +144,7 @@ func TestAnomalies(t *testing.T) {
 		{"polls that go back", three + "c 7-8 poll 0=a 1=b\nc 8-9 poll 1=b 2=c", []Anomaly{ExtPoll}},
 		{"a poll below where it was sent", three + "c 6-7 assign 1\nc 7-8 poll 0=a 1=b 2=c", []Anomaly{ExtPoll}},
 		{"polls may go back after an assignment", three + "c 7-8 poll 0=a 1=b\nc 8-8 assign -1\nc 8-9 poll 1=b 2=c", nil},
+		{"a consumer that is moved while it waits", three + "c 7-8 poll 0=a 1=b\nc 9-12 poll 1=b 2=c\nc 10-11 assign -1", nil},
 		{"a poll that skips", three + "d 7-8 poll 1=b\nc 7-8 poll 0=a 2=c", []Anomaly{IntSkip}},
 		{"polls that skip", three + "d 7-8 poll 1=b\nc 7-8 poll 0=a\nc 8-9 poll 2=c", []Anomaly{ExtSkip}},
 		{"skips after an assignment to an offset", three + "d 7-8 poll 0=a\nc 6-7 assign 0\nc 7-8 poll 1=b 2=c", []Anomaly{ExtSkip}},

@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -64,6 +67,10 @@ func run(t *testing.T, o harness.ClusterOptions, n int, faults ...fault) {
 // for some rounds.
 func matrix(t *testing.T, o harness.ClusterOptions, faults []fault) {
 	t.Helper()
+	if only := os.Getenv(envFault); only != "" {
+		word := regexp.MustCompile(only)
+		faults = slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return !word.MatchString(f.name) })
+	}
 	if !long() {
 		t.Parallel()
 		run(t, o, 1, faults...)

@@ -16,8 +16,9 @@ func TestMain(m *testing.M) { harness.Main(m, testminio.StopShared) }
 const (
 	// harnessLimit bounds what follows from a fault's end.
 	harnessLimit = time.Minute
-	// envLong asks for the long matrix, envSeed repeats its random choices.
-	envLong, envSeed = "FIRN_TEST_LONG", "FIRN_TEST_SEED"
+	// envLong asks for the long matrix, envSeed repeats its random choices, and
+	// envFault is an expression that the names of the faults to make match.
+	envLong, envSeed, envFault = "FIRN_TEST_LONG", "FIRN_TEST_SEED", "FIRN_TEST_FAULT"
 )
 
 // long tells whether the long matrix is asked for.

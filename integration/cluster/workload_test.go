@@ -93,7 +93,7 @@ func startWorkload(t *testing.T, c *harness.Cluster, settings ...string) *worklo
 		name := fmt.Sprintf("p%d", i+1)
 		client := c.Client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RequiredAcks(kgo.AllISRAcks()),
 			kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.StopProducerOnDataLossDetected(), kgo.UnknownTopicRetries(-1),
-			kgo.ProduceRequestTimeout(5*time.Second), kgo.ProducerLinger(2*time.Millisecond))
+			kgo.ProduceRequestTimeout(2*time.Second), kgo.ProducerLinger(2*time.Millisecond))
 		for p := range int32(partitions) {
 			w.sending.Go(func() { w.produce(sendCtx, client, name, p) })
 		}

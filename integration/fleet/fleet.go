@@ -203,7 +203,7 @@ func (f *Fleet) ClientOptions() []kgo.Opt {
 		// A connection that a kill cuts off before its first answer is no TLS port.
 		kgo.AlwaysRetryEOF(),
 		// What a cut swallows is asked again soon.
-		kgo.RequestTimeoutOverhead(3 * time.Second),
+		kgo.RequestTimeoutOverhead(2 * time.Second),
 	}
 }
 
