@@ -76,7 +76,7 @@ var registers = porcupine.Model{
 // not happen.
 func runRegister(ctx context.Context, n *Node, op registerOp, withID bool) (res registerResult, done bool, err error) {
 	if op.kind == "read" {
-		if err := n.ReadBarrier(ctx); err != nil {
+		if n.ReadBarrier(ctx) != nil {
 			return res, false, nil // it told nothing
 		}
 		return registerResult{val: n.Image().Configs(metadata.ResourceBroker, "")[op.key]}, true, nil

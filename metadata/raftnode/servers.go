@@ -279,8 +279,7 @@ func HasState(files vfs.FS, dir string) (has bool, err error) {
 	case err != nil:
 		return false, fmt.Errorf("raft log in %s: %w", dir, err)
 	}
-	snaps := &snapStore{fs: files, dir: files.PathJoin(dir, "snapshots")}
-	names, err := files.List(snaps.dir)
+	names, err := files.List(files.PathJoin(dir, "snapshots"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("snapshots in %s: %w", dir, err)
 	}

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,7 @@ type fakeNetwork struct {
 	raft.Transport
 	rpcs    chan raft.RPC
 	err     error
-	entries int // requests that were no heartbeats
+	entries atomic.Int32 // requests that were no heartbeats
 }
 
 func (f *fakeNetwork) Consumer() <-chan raft.RPC { return f.rpcs }
@@ -31,7 +32,7 @@ func (f *fakeNetwork) RequestPreVote(raft.ServerID, raft.ServerAddress, *raft.Re
 
 func (f *fakeNetwork) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, r *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if !isHeartbeat(r) {
-		f.entries++
+		f.entries.Add(1)
 	}
 	resp.LastLog = 7
 	return f.err
@@ -61,12 +62,13 @@ func TestEntriesWaitForHeartbeats(t *testing.T) {
 		require.Equal(t, uint64(7), tr.progress("p").lastIndex)
 		for _, wake := range []func(){func() { beat(nil) }, tr.reset, func() { time.Sleep(holdTime) }, tr.stop} {
 			beat(silent)
-			f.entries, f.err = 0, nil
+			f.err = nil
+			f.entries.Store(0)
 			held := send()
-			require.Zero(t, f.entries, "sent to a peer that is silent")
+			require.Zero(t, f.entries.Load(), "sent to a peer that is silent")
 			wake()
 			require.NoError(t, <-held)
-			require.Equal(t, 1, f.entries)
+			require.Equal(t, int32(1), f.entries.Load())
 		}
 		beat(silent)
 		f.err = nil
