@@ -23,7 +23,7 @@ func (s *Server) fetch(r *wire.Request, req *kmsg.FetchRequest) {
 	}
 	parts, forgotten := sessionParts(req)
 	plan, err := s.Sessions.Begin(fetch.Begin{Now: time.Now(), ID: req.SessionID, Epoch: req.SessionEpoch,
-		ByID: r.Version >= 13, Follower: reader.replica != nil, Parts: parts, Forgotten: forgotten})
+		ByID: r.Version >= 13, Follower: reader.replica != nil, Committed: reader.committed, Parts: parts, Forgotten: forgotten})
 	if err != nil {
 		s.refuseFetch(r, req, err)
 		return

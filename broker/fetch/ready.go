@@ -88,10 +88,14 @@ func (p *Plan) allReady() {
 		return
 	}
 	s.mu.Lock()
+	s.allReadyLocked()
+	s.mu.Unlock()
+}
+
+func (s *Session) allReadyLocked() {
 	for _, e := range s.index {
 		s.readyLocked(e)
 	}
-	s.mu.Unlock()
 }
 
 // look is what a plan knows of one element that it looks at.

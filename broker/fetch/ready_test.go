@@ -519,6 +519,21 @@ func TestFetchesOfOneSessionBesideEachOther(t *testing.T) {
 	})
 }
 
+// A client may change its isolation level from one fetch to the next.
+func TestAnotherIsolationLevelIsLookedAt(t *testing.T) {
+	b := newNode(t, 2)
+	defer b.close()
+	s := b.service(nil)
+	defer s.Close()
+	c := newSessionReader(b, s)
+	c.fetch([]SessionPartition{at(0, 0), at(1, 0)})
+	c.fetch(nil)
+	require.Zero(t, c.readyCount())
+	plan, err := c.sessions.Begin(Begin{ID: c.id, Epoch: c.epoch, Committed: true})
+	require.NoError(t, err)
+	require.Len(t, numbers(plan), 2)
+}
+
 // lease is valid until it is not.
 type lease struct{ lost atomic.Bool }
 

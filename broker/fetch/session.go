@@ -51,6 +51,7 @@ type Session struct {
 	mu      sync.Mutex
 	epoch   int32
 	closed  bool
+	stable  bool // it reads to the last stable offset, as of the last fetch
 	index   map[SessionKey]*element
 	ready   readyList
 	waiting []*waiter // replaced when it changes, never edited
@@ -66,6 +67,7 @@ type Begin struct {
 	ID, Epoch int32
 	ByID      bool // by topic ids
 	Follower  bool // from another broker
+	Committed bool // read_committed
 	Parts     []SessionPartition
 	Forgotten []SessionKey
 }
@@ -132,6 +134,11 @@ func (s *Session) change(b *Begin) (size int, err error) {
 		return 0, kerr.InvalidFetchSessionEpoch
 	case b.ByID != s.byID:
 		return 0, kerr.FetchSessionTopicIDError
+	}
+	if s.stable != b.Committed {
+		// What has nothing for one isolation level may have for the other.
+		s.stable = b.Committed
+		s.allReadyLocked()
 	}
 	for i := range b.Parts {
 		s.putLocked(&b.Parts[i])

@@ -60,7 +60,7 @@ func (t *Sessions) use(id int32, now time.Time) *Session {
 
 // open makes a session if there is room for it, nil otherwise.
 func (t *Sessions) open(b *Begin) *Session {
-	s := &Session{epoch: 1, byID: b.ByID, follower: b.Follower, index: make(map[SessionKey]*element, len(b.Parts)),
+	s := &Session{epoch: 1, byID: b.ByID, follower: b.Follower, stable: b.Committed, index: make(map[SessionKey]*element, len(b.Parts)),
 		created: b.Now, used: b.Now}
 	s.mu.Lock()
 	for i := range b.Parts {
