@@ -532,7 +532,7 @@ func TestISRGrowsAndShrinksThroughTheMetadataLog(t *testing.T) {
 	default:
 	}
 	g.append(1, batch(5, plain()), false)
-	g.part(1).tick(time.Now().Add(time.Minute), nil)
+	g.part(1).tick(time.Now().Add(2*time.Minute), nil)
 	c := <-g.nodes[1].proposals
 	require.EqualValues(t, 10, c.BrokerEpoch)
 	require.Equal(t, []command.ISRMember{{BrokerID: 1, BrokerEpoch: -1}}, c.Partitions[0].ISR)

@@ -89,6 +89,8 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	rateAsked atomic.Int64 // when ThrottleRate was asked last, in ns
+
 	mu       sync.Mutex
 	closed   bool
 	sessions map[sessionKey]*session
@@ -167,6 +169,17 @@ func (m *Manager) Close() {
 	m.cancel()
 	m.mu.Unlock()
 	m.wg.Wait()
+}
+
+// heldBack says that a throttle keeps a partition from being asked for.
+func (m *Manager) heldBack(p *partition.Partition, now time.Time) bool {
+	if !m.throttled(p) {
+		return false
+	}
+	if last := m.rateAsked.Load(); now.UnixNano()-last > int64(time.Second) && m.rateAsked.CompareAndSwap(last, now.UnixNano()) {
+		m.throttle.SetRate(m.opts.ThrottleRate())
+	}
+	return m.throttle.Exceeded() && !p.Synced()
 }
 
 // throttled says whether a partition is named by

@@ -384,7 +384,6 @@ func (l *loop) collect(now time.Time) (changed bool) {
 func (l *loop) build() (wait time.Duration, any bool) {
 	now := time.Now()
 	l.req.reset()
-	l.m.throttle.SetRate(l.m.opts.ThrottleRate())
 	wait = l.m.opts.MaxWait
 	if l.collect(now) {
 		wait = min(wait, shortWait)
@@ -397,7 +396,7 @@ func (l *loop) build() (wait time.Duration, any bool) {
 		case now.Before(e.until):
 			l.putOff(e, e.until)
 			ok = false
-		case l.m.throttled(e.p) && l.m.throttle.Exceeded() && !e.p.Synced():
+		case l.m.heldBack(e.p, now):
 			l.putOff(e, now.Add(throttlePause))
 			ok = false
 		}
