@@ -98,7 +98,7 @@ def topic_name(prefix):
 
 
 def main():
-    import apache_kafka, compat, kcat, node, pyclients  # noqa: F401, E401 — each registers its checks
+    import apache_kafka, cluster, compat, kcat, node, pyclients  # noqa: F401, E401 — each registers its checks
 
     words = sys.argv[1:]
     passed, failed = 0, []
