@@ -13,7 +13,10 @@ const hugeBytes = 2 << 20
 // that they lie in, for unmapMemory.
 //
 // In large pages where they fit: a disk takes a chunk from 1000 scattered pages at a
-// third of the speed, and each request for them costs CPU.
+// third of the speed, and each request for them costs CPU. The price is paid once for
+// each buffer: a large page is cleared, and on a virtual machine taken from its host,
+// all at once, which there was seen to take milliseconds. So buffers are kept as long
+// as the cache's bound allows, rather than given back and taken anew.
 func mapMemory(n int) (whole, b []byte, err error) {
 	slack := 0
 	if n >= hugeBytes {
