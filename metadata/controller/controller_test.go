@@ -3,6 +3,9 @@ package controller
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -192,6 +195,45 @@ func TestUnsureLeaderGrantsNothing(t *testing.T) {
 	})
 }
 
+// proposing calls before ahead of each proposal.
+type proposing struct {
+	*world
+	before func(command.Command)
+}
+
+func (p proposing) Propose(ctx context.Context, cmd command.Command) (command.Result, error) {
+	p.before(cmd)
+	return p.world.Propose(ctx, cmd)
+}
+
+// TestNoLeaseWhileFencing: a broker comes back while the command that fences it is
+// under way.
+func TestNoLeaseWhileFencing(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		epoch, err := Register(t.Context(), w, &command.RegisterBroker{BrokerID: 1, DirectoryID: uuid.New(), Incarnation: uuid.New()})
+		require.NoError(t, err)
+		hb := &Heartbeat{BrokerID: 1, BrokerEpoch: epoch, Applied: w.Image().Index(), Ready: true, Clock: time.Now().UnixMilli()}
+		var c *Controller
+		var during []Grant
+		c = New(Options{Meta: proposing{w, func(command.Command) {
+			g, err := c.hear(hb)
+			require.NoError(t, err)
+			during = append(during, g)
+		}}, Calls: node{w, "leader"}, Verify: func(context.Context) error { return nil }})
+		stop := run(c.Run)
+		time.Sleep(2 * time.Second)
+		g, err := c.hear(hb)
+		require.NoError(t, err)
+		require.Equal(t, int64(2940), g.Lease)
+		require.False(t, g.Fenced)
+		time.Sleep(4 * time.Second)
+		stop()
+		require.Len(t, during, 2) // fenced, and active again for the heartbeat
+		require.Zero(t, during[0].Lease)
+		require.Zero(t, during[1].Lease)
+	})
+}
+
 // TestControlledShutdown: leaderships move to replicas in sync before the broker
 // goes; one that is catching up is waited for; what nobody else has stays until the
 // end and does not hold it up.
@@ -290,6 +332,62 @@ func TestUnregisteredBrokerComesBack(t *testing.T) {
 		require.NoError(t, all[0].Active(t.Context()))
 		require.Greater(t, all[0].Epoch(), first)
 	})
+}
+
+// TestLeasesUnderFaults cuts brokers off at random, slows their calls down, changes
+// the metadata leader and hints at failures, for ten minutes of each of some seeds: no
+// broker is fenced while its lease is valid, and once all is quiet all are active.
+func TestLeasesUnderFaults(t *testing.T) {
+	for seed := range uint64(4) {
+		inBubble(t, func(t *testing.T, w *world) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			var mu sync.Mutex // of rng, which the calls use too
+			n := func(n int) int { mu.Lock(); defer mu.Unlock(); return rng.IntN(n) }
+			c, stop := w.controller(UpkeepOptions{})
+			all, leave := w.join(t, 3)
+			defer leave()
+			w.topic(t, "a", []int32{1, 2, 3}, []int32{2, 3, 1}, []int32{3}, []int32{1, 3})
+			check, fenced := w.check, 0
+			w.mu.Lock()
+			w.delay = func() time.Duration { return time.Duration(n(250)) * time.Millisecond }
+			w.check = func(cmd command.Command, old, img *metadata.Image) {
+				check(cmd, old, img)
+				if s, ok := cmd.(*command.SetBrokerState); ok && s.State == command.BrokerFenced {
+					fenced++
+					require.False(t, all[s.BrokerID-1].Lease().Valid(), "seed %d: broker %d fenced with %v left", seed, s.BrokerID, all[s.BrokerID-1].Lease().Left())
+				}
+			}
+			w.mu.Unlock()
+			for range 600 {
+				time.Sleep(time.Duration(n(2000)) * time.Millisecond)
+				id := n(3) + 1
+				switch n(8) {
+				case 0, 1:
+					w.setCut(fmt.Sprint("b", id), true)
+				case 2, 3, 4, 5:
+					w.setCut(fmt.Sprint("b", id), false)
+				case 6:
+					c.Suspect(w.Image().Broker(int32(id)).DirectoryID, false)
+				default:
+					stop()
+					time.Sleep(time.Duration(n(4000)) * time.Millisecond)
+					stop = run(c.Run)
+				}
+			}
+			for id := range 3 {
+				w.setCut(fmt.Sprint("b", id+1), false)
+			}
+			time.Sleep(5 * time.Second)
+			for _, h := range all {
+				require.NoError(t, h.Active(t.Context()))
+			}
+			require.NotZero(t, fenced)
+			for tp, p := range w.Image().AllPartitions() {
+				require.GreaterOrEqual(t, p.Leader, int32(0), "%s", tp)
+			}
+			stop()
+		})
+	}
 }
 
 // TestUpkeep: leaderships go back where they belong, and internal topics grow as

@@ -30,6 +30,9 @@ type world struct {
 	// cut are the nodes whose calls vanish, refuse what Verify says.
 	cut    map[string]bool
 	refuse error
+	// delay is how long a call takes, there and back, and how long a command takes to
+	// be applied; nil is no time.
+	delay func() time.Duration
 	// log are all commands, in order.
 	log []command.Command
 	// check is asked about each new image.
@@ -55,6 +58,12 @@ func (w *world) Propose(ctx context.Context, cmd command.Command) (command.Resul
 	data, err := command.Encode(cmd)
 	if err != nil {
 		return command.Result{}, err
+	}
+	w.mu.Lock()
+	delay := w.delay
+	w.mu.Unlock()
+	if delay != nil {
+		time.Sleep(delay())
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -101,7 +110,7 @@ func (n node) HandleCall(name string, fn func(ctx context.Context, p link.Peer, 
 
 func (n node) Call(ctx context.Context, addr, name string, body []byte) ([]byte, error) {
 	n.mu.Lock()
-	fn, cut := n.handlers[addr][name], n.cut[n.addr] || n.cut[addr]
+	fn, cut, delay := n.handlers[addr][name], n.cut[n.addr] || n.cut[addr], n.delay
 	n.mu.Unlock()
 	if cut {
 		<-ctx.Done()
@@ -110,7 +119,16 @@ func (n node) Call(ctx context.Context, addr, name string, body []byte) ([]byte,
 	if fn == nil {
 		return nil, errors.New("connection refused")
 	}
-	return fn(ctx, link.Peer{}, body)
+	if delay == nil {
+		return fn(ctx, link.Peer{}, body)
+	}
+	time.Sleep(delay())
+	answer, err := fn(ctx, link.Peer{}, body)
+	time.Sleep(delay())
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return answer, err
 }
 
 func (w *world) setCut(addr string, cut bool) {
