@@ -330,6 +330,7 @@ func (b *Broker) startAPI() {
 		Groups: b.groups, Quorum: b.meta, Times: finder, Static: b.cfg.Static, Logger: b.log,
 	})
 	b.undo = append(b.undo, b.api.Close)
+	b.servePeers()
 }
 
 // follow opens the logs that the image places here, and goes on with each change.

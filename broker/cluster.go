@@ -75,12 +75,17 @@ func (b *Broker) startLink() error {
 			b.log.Warn("close the port between brokers", "err", err)
 		}
 	})
+	return nil
+}
+
+// servePeers lets other brokers fetch. Until then their streams are refused, and they
+// try again.
+func (b *Broker) servePeers() {
 	b.cluster.link.HandleStream(link.KindKafka, func(conn net.Conn, p link.Peer) {
 		if err := b.wire.ServeConn(conn, wire.ClusterListener); err != nil && !errors.Is(err, wire.ErrClosed) {
 			b.log.Warn("connection of a broker", "peer", p.String(), "err", err)
 		}
 	})
-	return nil
 }
 
 // acceptPeer refuses streams with brokers of another cluster, and with a second node
