@@ -88,6 +88,11 @@ type entry struct {
 	disk     node
 }
 
+// probationSpare is how much of memory chunks that were read once leave free at
+// most, where there is a disk for them: who gives the cache a large memory means it to
+// be used.
+const probationSpare = 256 << 20
+
 // Open starts a cache and takes over the files that an earlier one left in Dir.
 // It fails only if Dir cannot be used at all.
 func Open(opts Options) (*Cache, error) {
@@ -124,7 +129,7 @@ func Open(opts Options) (*Cache, error) {
 		pool:    pool{size: opts.BufferBytes, keep: opts.FreeBuffers + int(opts.MemoryBytes/int64(opts.BufferBytes)), mapped: make(map[*byte][]byte)},
 	}
 	if opts.DiskBytes > 0 {
-		c.mem.probation = max(opts.MemoryBytes/4, int64(opts.BufferBytes))
+		c.mem.probation = max(opts.MemoryBytes/4, opts.MemoryBytes-probationSpare, int64(opts.BufferBytes))
 		if err := c.adopt(); err != nil {
 			return nil, fmt.Errorf("cache: %w", err)
 		}

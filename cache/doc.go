@@ -9,8 +9,8 @@
 //
 // Both tiers are bounded in bytes and evict by S3-FIFO, so that one scan of a
 // terabyte passes through a tenth of the cache and leaves the rest alone. Where there
-// is a disk, chunks that were read once take at most a quarter of memory, be the
-// rest free or not. What
+// is a disk, chunks that were read once take at most a quarter of a small memory, and
+// all but 256 MiB of a large one, be the rest free or not. What
 // is pinned is not evicted; memory can therefore exceed its bound by what is
 // pinned at the time, and its users bound that.
 //

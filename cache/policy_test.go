@@ -165,3 +165,29 @@ func TestScanLeavesTheHotSetAlone(t *testing.T) {
 		require.True(t, use(nodes, Key{Chunk: i}), "chunk %d", i)
 	}
 }
+
+// TestProbation: where a disk is below, a scan leaves most of a small memory free,
+// and what is used again is kept all the same.
+func TestProbation(t *testing.T) {
+	p := newPolicy(1000)
+	p.probation = 250
+	pinned := map[int]bool{3: true}
+	used := &node{entry: &entry{key: keyOf(0)}, weight: 50}
+	p.add(used)
+	p.touch(used)
+	p.touch(used)
+	for i := 1; i < 100; i++ {
+		p.add(&node{entry: &entry{key: keyOf(i)}, weight: 50})
+		for n := p.leaveProbation(func(e *entry) bool { return pinned[int(e.key.Chunk)] }); n != nil; n = p.leaveProbation(func(e *entry) bool { return pinned[int(e.key.Chunk)] }) {
+			if n == used || n.entry.key == keyOf(3) {
+				t.Fatalf("%s left", n.entry.key)
+			}
+		}
+		if p.small.bytes > 250 {
+			t.Fatalf("%d bytes after %d", p.small.bytes, i)
+		}
+	}
+	if used.queue != &p.main || p.small.bytes != 250 {
+		t.Fatalf("%d bytes in small", p.small.bytes)
+	}
+}
