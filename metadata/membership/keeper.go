@@ -118,10 +118,14 @@ func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raf
 	all := map[uuid.UUID]Standing{}
 	left := map[uuid.UUID]bool{}
 	node := map[uuid.UUID]int32{}
+	successor := map[int32]uuid.UUID{} // the living directory of a node id
 	for _, m := range k.o.Members() {
 		all[m.DirectoryID] = Standing{DirectoryID: m.DirectoryID, Address: m.ClusterAddr, Alive: m.Status == Alive && (m.State == Formed || m.State == Stopping)}
 		left[m.DirectoryID] = m.Status == Left
 		node[m.DirectoryID] = m.NodeID
+		if all[m.DirectoryID].Alive {
+			successor[m.NodeID] = m.DirectoryID
+		}
 	}
 	for _, s := range servers {
 		if _, known := all[s.DirectoryID]; !known {
@@ -142,7 +146,10 @@ func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raf
 		k.sight(now, dir, &s)
 		id, known := node[dir]
 		other := img.Broker(id)
-		replaced := known && !s.Alive && other != nil && other.DirectoryID != dir
+		// A wiped node cannot register before it follows the log, so gossip's word
+		// counts as the registration does.
+		_, follows := successor[id]
+		replaced := known && !s.Alive && (follows || other != nil && other.DirectoryID != dir)
 		unregistered := !s.Alive && len(registered) > 0 && !registered[dir] && now.Sub(s.GoneSince) > voterGone
 		s.Dismissed = left[dir] || replaced || unregistered
 		all[dir] = s

@@ -97,7 +97,9 @@ func PlanVoters(now time.Time, v *VoterView) VoterChange {
 			p.voters = append(p.voters, s)
 		}
 	}
-	for _, step := range []func() VoterChange{p.follow, p.readdress, p.dismissFollower, p.dismissVoter, p.promote, p.replace} {
+	// Those who are gone for good go first: a wiped node comes back at their address,
+	// and Raft takes no address twice.
+	for _, step := range []func() VoterChange{p.dismissFollower, p.dismissVoter, p.follow, p.readdress, p.promote, p.replace} {
 		if c := step(); c.Kind != NoChange {
 			return c
 		}
