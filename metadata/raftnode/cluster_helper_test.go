@@ -168,10 +168,11 @@ func (c *testNodes) start(m *member, bootstrap []Server) {
 func (c *testNodes) begin() {
 	c.t.Helper()
 	servers := c.servers(len(c.members))
-	c.start(c.members[0], servers)
 	for _, m := range c.members[1:] {
 		c.start(m, nil)
 	}
+	c.start(c.members[0], servers)
+	require.NoError(c.t, c.members[0].node.transport.elect()) // why wait
 	for _, m := range c.members {
 		c.ready(m)
 	}
@@ -215,7 +216,11 @@ func (c *testNodes) kill(m *member, keep int, seed int64) {
 	c.t.Helper()
 	n, l := m.node, m.link
 	c.set(m, nil, nil)
+	// Nothing leaves, and nothing arrives: neither on streams that others have
+	// dialled nor on its own. What it commits with others after this moment would be
+	// missing on its disk.
 	require.NoError(c.t, l.Close())
+	n.transport.stop()
 	disk := m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: keep, RNG: testRand(seed)})
 	require.NoError(c.t, n.Close())
 	m.fs = disk

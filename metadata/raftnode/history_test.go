@@ -77,7 +77,7 @@ var registers = porcupine.Model{
 func runRegister(ctx context.Context, n *Node, op registerOp, withID bool) (res registerResult, done bool, err error) {
 	if op.kind == "read" {
 		if n.ReadBarrier(ctx) != nil {
-			return res, false, nil // it told nothing
+			return res, false, nil //nolint:nilerr // it told nothing
 		}
 		return registerResult{val: n.Image().Configs(metadata.ResourceBroker, "")[op.key]}, true, nil
 	}

@@ -77,8 +77,9 @@ type Options struct {
 	OnLead func(ctx context.Context)
 	// CacheBytes bounds the block cache that both databases share; default 4 MiB.
 	CacheBytes int64
-	// HeartbeatTimeout, ElectionTimeout and LeaderLease are Raft's: defaults 400, 400
-	// and 300 ms. CommitTimeout is how soon a follower hears of the last commit when
+	// HeartbeatTimeout, ElectionTimeout and LeaderLease are Raft's: default 500 ms
+	// each. Nothing is answered on the strength of the lease; it bounds how long a
+	// leader that is cut off takes itself for one. CommitTimeout is how soon a follower hears of the last commit when
 	// nothing follows it; default 10 ms.
 	HeartbeatTimeout, ElectionTimeout, LeaderLease, CommitTimeout time.Duration
 	// SnapshotEntries is the number of log entries after which a snapshot is taken
@@ -110,9 +111,9 @@ func (o *Options) defaults() error {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	fill(&o.CacheBytes, 4<<20)
-	fill(&o.HeartbeatTimeout, 400*time.Millisecond)
+	fill(&o.HeartbeatTimeout, 500*time.Millisecond)
 	fill(&o.ElectionTimeout, o.HeartbeatTimeout)
-	fill(&o.LeaderLease, o.HeartbeatTimeout*3/4)
+	fill(&o.LeaderLease, o.HeartbeatTimeout)
 	fill(&o.CommitTimeout, 10*time.Millisecond)
 	fill(&o.SnapshotEntries, 16384)
 	fill(&o.TrailingEntries, 4096)

@@ -9,6 +9,8 @@ import (
 	"hash/fnv"
 	"io/fs"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -283,7 +285,7 @@ func HasState(files vfs.FS, dir string) (has bool, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("snapshots in %s: %w", dir, err)
 	}
-	if len(names) > 0 {
+	if slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, snapSuffix) }) {
 		return true, nil
 	}
 	db, err := pebble.Open(logDir, &pebble.Options{FS: files, ReadOnly: true, FormatMajorVersion: pebble.FormatNewest, Logger: pebbleLogger{slog.New(slog.DiscardHandler)}})
