@@ -62,9 +62,24 @@ type Outcome struct {
 // none; kerr.KafkaStorageError for a full or failed disk. Then the position is as
 // it was, or (a log that failed) there is none.
 func (p *Partition) OnReply(r *Reply) (Outcome, error) {
-	var out Outcome
-	var err error
-	p.alone(func() { out, err = p.onReply(r) })
+	p.mu.Lock()
+	if p.writing {
+		p.mu.Unlock()
+		return p.onReplyInTurn(r)
+	}
+	// Nobody writes, as ever on a follower: no need to queue.
+	p.writing = true
+	p.mu.Unlock()
+	out, err := p.onReply(r)
+	p.writeLoop()
+	p.deliver()
+	return out, err
+}
+
+// onReplyInTurn is OnReply where somebody writes: the partition has just stopped
+// leading, say.
+func (p *Partition) onReplyInTurn(r *Reply) (out Outcome, err error) {
+	p.exclusive(func() { out, err = p.onReply(r) })
 	return out, err
 }
 
@@ -201,22 +216,6 @@ func (p *Partition) beginAt(at record.Offset, epochs []commitlog.EpochStart, pro
 	p.watch.movedLocked()
 	p.mu.Unlock()
 	return nil
-}
-
-// alone runs op as the writer and returns when it is done. It is exclusive
-// without its cost where nobody writes, as on a follower.
-func (p *Partition) alone(op func()) {
-	p.mu.Lock()
-	if p.writing {
-		p.mu.Unlock()
-		p.exclusive(op)
-		return
-	}
-	p.writing = true
-	p.mu.Unlock()
-	op()
-	p.writeLoop()
-	p.deliver()
 }
 
 // tellPullerLocked tells the puller that the position may have changed.

@@ -194,7 +194,7 @@ func (p *Partition) fetched(r *Read, epoch record.Epoch) (State, error) {
 	b := p.set.img.Load().Broker(r.Replica.ID)
 	// A life of the broker that the metadata does not know yet is not eligible: the
 	// one that it knows has ended.
-	eligible := b.Eligible() && (r.Replica.BrokerEpoch < 0 || r.Replica.BrokerEpoch == b.Epoch)
+	eligible := b.Eligible() && r.Replica.BrokerEpoch == b.Epoch
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || p.rep.Role() != replica.Leader || p.rep.LeaderEpoch() != epoch {

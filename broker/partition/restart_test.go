@@ -3,14 +3,17 @@ package partition
 import (
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/record"
 )
 
 // After kill -9 the log's tail is in the page cache alone. A fetch that came
@@ -51,4 +54,33 @@ func TestARecoveredTailIsSyncedBeforeItIsServed(t *testing.T) {
 		require.EqualValues(t, 5, st.LogEnd)
 		require.EqualValues(t, 5, st.HighWatermark)
 	})
+}
+
+// A log that cannot be opened is offline, not elsewhere: its clients are to come
+// again, not to look for another leader. When its topic goes, so does its directory.
+func TestAPartitionThatDoesNotOpenIsOfflineAndCanBeDeleted(t *testing.T) {
+	mem := vfs.NewMem()
+	broken := false
+	fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if broken && op.Kind == errorfs.OpOpen && strings.HasSuffix(op.Path, "recovery.checkpoint") {
+			return syscall.EIO
+		}
+		return nil
+	}))
+	b := newBenchOn(t, fs, nil)
+	b.append(batch(5, plain()), true)
+	b.shut()
+	broken = true
+	b.open()
+	b.set.Apply(metadata.Empty(), b.img, b.img.Everything())
+	require.Contains(t, b.set.Failed(), b.tp)
+	_, err := b.set.Lookup(b.tp)
+	require.ErrorIs(t, err, kerr.KafkaStorageError)
+	_, err = b.set.Lookup(record.TopicPartition{Topic: b.topic, Partition: 9})
+	require.ErrorIs(t, err, kerr.NotLeaderForPartition)
+	b.edit(func(e *metadata.Editor) { e.DeleteTopic(b.topic) })
+	require.Empty(t, b.set.Failed())
+	left, err := b.dir.ListPartitions()
+	require.NoError(t, err)
+	require.Empty(t, left)
 }

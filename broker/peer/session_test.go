@@ -28,6 +28,11 @@ type follower struct {
 
 func newFollower(t testing.TB, partitions int, configs map[string]string, tune func(*Options)) *follower {
 	t.Helper()
+	return newFollowerOn(t, vfs.NewMem(), "data", partitions, configs, tune)
+}
+
+func newFollowerOn(t testing.TB, fs vfs.FS, path string, partitions int, configs map[string]string, tune func(*Options)) *follower {
+	t.Helper()
 	f := &follower{t: t, topic: record.NewTopicID(), img: metadata.Empty(),
 		fakeLeader: &fakeLeader{requests: make(chan *kmsg.FetchRequest), replies: make(chan []byte)}}
 	log := slog.New(slog.DiscardHandler)
@@ -39,9 +44,9 @@ func newFollower(t testing.TB, partitions int, configs map[string]string, tune f
 	var err error
 	f.m, err = New(o)
 	require.NoError(t, err)
-	dir, err := commitlog.OpenDir(vfs.NewMem(), "data", commitlog.DirOptions{BootID: "boot"})
+	dir, err := commitlog.OpenDir(fs, path, commitlog.DirOptions{BootID: "boot"})
 	require.NoError(t, err)
-	f.set = partition.NewSet(partition.SetOptions{NodeID: 2, FS: vfs.NewMem(), Dir: dir, FlushWorkers: 2, MaxFiles: 64,
+	f.set = partition.NewSet(partition.SetOptions{NodeID: 2, FS: fs, Dir: dir, FlushWorkers: 2, MaxFiles: 64,
 		LagMax: time.Hour, OnFatal: func(err error) { t.Errorf("fatal: %v", err) }, Logger: log, OnFollow: f.m.Follow})
 	t.Cleanup(func() {
 		f.m.Close()
@@ -302,7 +307,7 @@ func TestASilentLeaderIsLeft(t *testing.T) {
 // BenchmarkFollow is one reply with one batch for each of 16 partitions, from the
 // frame to the log.
 func BenchmarkFollow(b *testing.B) {
-	f := newFollower(b, 16, nil, nil)
+	f := newFollowerOn(b, vfs.Default, b.TempDir(), 16, nil, nil)
 	f.m.Close()
 	go func() {
 		for range f.requests { //nolint:revive // what was under way ends
