@@ -51,6 +51,7 @@ func refused(t *testing.T, b *fleet.Broker, reasons ...string) {
 		return
 	}
 	require.Positive(t, b.ExitCode())
+	require.NoError(t, b.Kill()) // nobody waits for it any more
 	log := logOf(t, b)
 	for _, reason := range reasons {
 		assert.Contains(t, log, reason)

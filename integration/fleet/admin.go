@@ -115,10 +115,23 @@ func (f *Fleet) Health(ctx context.Context) (h adminapi.ClusterHealth, err error
 	return h, err
 }
 
-// AwaitHealthy waits until every broker that runs serves, all of them say that
-// the cluster is whole, and as many brokers are up as run.
+// wanted are the brokers that should run: those that were started, and not ended
+// on purpose since.
+func (f *Fleet) wanted() []*Broker {
+	var all []*Broker
+	for _, b := range f.Brokers {
+		if b.proc != nil && !b.down {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// AwaitHealthy waits until every broker that should run serves, all of them say
+// that the cluster is whole, and as many brokers are up. A broker that ended by
+// itself ends the wait.
 func (f *Fleet) AwaitHealthy(ctx context.Context) error {
-	living := f.Living()
+	living := f.wanted()
 	err := await(ctx, func(ctx context.Context) error {
 		for _, b := range living {
 			select {

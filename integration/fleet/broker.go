@@ -27,7 +27,8 @@ type Broker struct {
 	Env                           []string    // variables over the fleet's, NAME=VALUE
 
 	fleet *Fleet
-	proc  *process // nil while none runs
+	proc  *process // of the last life, nil before the first
+	down  bool     // it was ended on purpose
 }
 
 // process is one life of a broker.
@@ -100,7 +101,7 @@ func (b *Broker) Launch() error {
 		_ = cmd.Wait() // the outcome is in cmd.ProcessState
 		close(p.exited)
 	}()
-	b.proc = p
+	b.proc, b.down = p, false
 	return nil
 }
 
@@ -133,6 +134,7 @@ func (b *Broker) signal(s os.Signal) error {
 
 // Kill ends the process as kill -9 does, if one runs.
 func (b *Broker) Kill() error {
+	b.down = true
 	if err := b.signal(syscall.SIGKILL); err != nil || b.proc == nil {
 		return err
 	}
@@ -154,6 +156,7 @@ func (b *Broker) Stop() error {
 	if !b.Running() {
 		return fmt.Errorf("fleet: broker %d does not run", b.ID)
 	}
+	b.down = true
 	if err := b.signal(syscall.SIGTERM); err != nil {
 		return err
 	}
