@@ -40,7 +40,7 @@ var mutations = []mutation{
 	{"epoch check of fetch replies", "broker/replica/follower.go",
 		"if now, ok := r.Position(log); !ok || now != at {", "if _, ok := r.Position(log); !ok {", 0},
 	{"durable progress of a follower", "broker/replica/follower.go",
-		" || r.durableEnd() < r.logEnd {", " {", 0},
+		" || !r.Durable() {", " {", 0},
 	{"durable progress of the leader", "broker/replica/leader.go",
 		"\t\treturn min(r.flushedEnd, r.logEnd)\n", "\t\treturn r.logEnd\n", 0},
 	{"min ISR holds the watermark", "broker/replica/leader.go",
@@ -70,7 +70,7 @@ var mutations = []mutation{
 	{"a follower's watermark ends with its log", "broker/replica/follower.go",
 		"return r.raise(Effects{}, min(hw, r.logEnd))", "return r.raise(Effects{}, hw)", 0},
 	{"when a reassignment completes", "metadata/fsm/settle.go",
-		"isSubset(target, active) {", "isSubset(target, next.Replicas) {", 0},
+		"isSubset(target, keep(next.ISR, eligible)) {", "isSubset(target, keep(next.Replicas, eligible)) {", 0},
 	{"applied before it is unfenced", "metadata/controller/decide.go",
 		" && have.Applied >= uint64(b.Epoch) {", " {", 0},
 }

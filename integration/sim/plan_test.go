@@ -97,6 +97,9 @@ func (r drawn) between(lo, hi time.Duration) time.Duration {
 	return lo + time.Duration(r.Int64N(int64(hi-lo)))
 }
 
+// share draws a chance.
+func (r drawn) share(lo, hi float64) float64 { return lo + r.Float64()*(hi-lo) }
+
 // maybe draws a mean time between faults, or never.
 func (r drawn) maybe(p float64, lo, hi time.Duration) time.Duration {
 	d := r.between(lo, hi)
@@ -121,7 +124,7 @@ func drawPlan(rng *rand.Rand) plan {
 		brokers: 3 + r.IntN(3), work: r.between(4*time.Second, 14*time.Second),
 		session: 3 * time.Second, heartbeat: 500 * time.Millisecond, fetchWait: 500 * time.Millisecond,
 		lagMax:   []time.Duration{time.Second, 2 * time.Second, 10 * time.Second}[r.IntN(3)],
-		election: r.between(400*time.Millisecond, time.Second), proposeTimeout: 5 * time.Second,
+		election: r.between(400*time.Millisecond, time.Second), proposeTimeout: r.between(200*time.Millisecond, 5*time.Second),
 		hints: r.chance(0.5), produceEvery: r.between(50*time.Millisecond, 300*time.Millisecond), producers: 1 + r.IntN(2),
 		flush: r.between(100*time.Microsecond, 10*time.Millisecond), slow: r.unlikely(0.3, 0.1),
 		down: r.between(50*time.Millisecond, 4*time.Second), paused: r.between(100*time.Millisecond, 6*time.Second),
@@ -160,6 +163,8 @@ func drawPlan(rng *rand.Rand) plan {
 		p.lonelyLeaders(r)
 	case 1:
 		p.quickReturns(r)
+	case 2:
+		p.lateProposals(r)
 	}
 	p.putTimeout = 2*p.putTime + time.Second
 	return p
@@ -175,6 +180,19 @@ func (p *plan) lonelyLeaders(r drawn) {
 	for i := range p.topics {
 		t := &p.topics[i]
 		t.factor, t.minISR, t.tiered, t.unclean, t.perSeal = 2+r.IntN(2), 1, true, true, 2
+	}
+}
+
+// lateProposals makes it likely that a change of the ISR is given up for lost, and
+// comes about when the one who joined by it has fallen behind.
+func (p *plan) lateProposals(r drawn) {
+	p.lagMax, p.proposeTimeout = time.Second, r.between(100*time.Millisecond, 400*time.Millisecond)
+	p.work, p.produceEvery = 12*time.Second, 40*time.Millisecond
+	p.net.late, p.net.lateBy = r.share(0.1, 0.4), r.between(time.Second, 3*time.Second)
+	p.paused, p.every.pause = r.between(time.Second, 3*time.Second), r.between(200*time.Millisecond, time.Second)
+	for i := range p.topics {
+		t := &p.topics[i]
+		t.factor, t.minISR, t.unclean = 3, 1+r.IntN(2), false
 	}
 }
 

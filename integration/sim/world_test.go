@@ -39,28 +39,21 @@ type world struct {
 
 // counts tell, over many seeds, that what the simulator claims to do takes place.
 type counts struct {
-	appended, acked, read, elections, crashes, powerLosses, wipes, pauses, cuts, copies, deposed, truncations, resets, unclean, isrChanges, metaElections, refused, reassigned int
+	appended, acked, read, elections, isrChanges, truncations, resets, unclean int
+	crashes, powerLosses, wipes, pauses, cuts, metaElections, reassigned       int
+	copies, refused, deposed                                                   int
 }
 
-func (c *counts) add(o counts) {
-	c.appended += o.appended
-	c.acked += o.acked
-	c.read += o.read
-	c.elections += o.elections
-	c.crashes += o.crashes
-	c.powerLosses += o.powerLosses
-	c.wipes += o.wipes
-	c.pauses += o.pauses
-	c.cuts += o.cuts
-	c.copies += o.copies
-	c.deposed += o.deposed
-	c.truncations += o.truncations
-	c.resets += o.resets
-	c.unclean += o.unclean
-	c.isrChanges += o.isrChanges
-	c.metaElections += o.metaElections
-	c.refused += o.refused
-	c.reassigned += o.reassigned
+func (c *counts) add(o *counts) {
+	for _, pair := range [...][2]*int{
+		{&c.appended, &o.appended}, {&c.acked, &o.acked}, {&c.read, &o.read}, {&c.elections, &o.elections},
+		{&c.isrChanges, &o.isrChanges}, {&c.truncations, &o.truncations}, {&c.resets, &o.resets}, {&c.unclean, &o.unclean},
+		{&c.crashes, &o.crashes}, {&c.powerLosses, &o.powerLosses}, {&c.wipes, &o.wipes}, {&c.pauses, &o.pauses}, {&c.cuts, &o.cuts},
+		{&c.metaElections, &o.metaElections}, {&c.reassigned, &o.reassigned},
+		{&c.copies, &o.copies}, {&c.refused, &o.refused}, {&c.deposed, &o.deposed},
+	} {
+		*pair[0] += *pair[1]
+	}
 }
 
 // violation is a broken invariant. It travels as a panic from where it was seen
