@@ -123,6 +123,15 @@ func (c *cluster) createTopic(ctx context.Context, name string, replicas [][]int
 	if err != nil {
 		return fmt.Errorf("bench: create topic %s: %w", name, err)
 	}
+	for _, b := range c.Living() { // they learn of it one after the other
+		_, err := until(ctx, time.Now(), leaderPoll, func(ctx context.Context) (bool, error) {
+			_, err := c.leaders(ctx, b, name)
+			return err == nil, err
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -147,6 +156,9 @@ func (c *cluster) leaders(ctx context.Context, b *fleet.Broker, topic string) ([
 	t.Topic = &topic
 	req.Topics = append(req.Topics, t)
 	resp, err := req.RequestWith(ctx, c.client.Broker(int(b.ID)))
+	if err != nil { // the connection may be one to a broker's last life
+		resp, err = req.RequestWith(ctx, c.client.Broker(int(b.ID)))
+	}
 	if err == nil {
 		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
 	}
