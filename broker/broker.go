@@ -318,7 +318,7 @@ const flushWorkers = 16
 func (b *Broker) startAPI() {
 	b.sessions = fetch.NewSessions(b.cfg.FetchSessions)
 	opts := fetch.Options{Partitions: b.parts, Logger: b.log, MaxBytes: int64(b.cfg.FetchMaxBytes),
-		ColdFetches: b.cfg.ReaderConcurrency, RemoteWait: b.cfg.FetchMaxWait}
+		ColdFetches: b.cfg.ReaderConcurrency, RemoteWait: b.cfg.FetchMaxWait, Lease: b.cluster.beats.Lease()}
 	finder := &fetch.Finder{Entries: b.meta}
 	if b.tier != nil {
 		opts.Remote, finder.Remote = b.tier.reader, b.tier.reader

@@ -164,6 +164,11 @@ func (b *Broker) form(ctx context.Context, metadataDir string) (membership.Outco
 	return outcome, nil
 }
 
+// clusterWide are the settings that the metadata itself goes by, which must be the
+// same for all nodes: a new cluster takes them from the file of the node that first
+// leads it, and keeps them as defaults of all brokers.
+var clusterWide = []string{"min.insync.replicas", "unclean.leader.election.enable", "log.durability"}
+
 // startMetadata opens the metadata node as the formation found, and waits until it
 // knows what the cluster has committed.
 func (b *Broker) startMetadata(ctx context.Context) error {
@@ -189,6 +194,14 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	}
 	if outcome.Kind != membership.Join {
 		opts.ClusterID = clusterID // for a cluster that has no name yet
+	}
+	for _, name := range clusterWide {
+		if value, ok := b.cfg.Static[name]; ok {
+			if opts.Configs == nil {
+				opts.Configs = map[string]string{}
+			}
+			opts.Configs[name] = value
+		}
 	}
 	for _, s := range outcome.Servers {
 		opts.Bootstrap = append(opts.Bootstrap, raftnode.Server{DirectoryID: s.DirectoryID, Address: s.Address, Voter: true})

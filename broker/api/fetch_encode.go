@@ -267,12 +267,7 @@ func (e *fetchEncoder) trailer() {
 func appendSections(to []wire.Section, g *fetch.Got) []wire.Section {
 	if g.Remote != nil {
 		for i := range g.Remote.Pieces {
-			p := &g.Remote.Pieces[i]
-			if p.File != nil {
-				to = append(to, wire.Section{Range: wire.FileRange{File: p.File, Off: p.Off, Len: p.Len}})
-			} else {
-				to = append(to, wire.Section{Bytes: p.Bytes})
-			}
+			to = append(to, wire.Section{Bytes: g.Remote.Pieces[i].Bytes})
 		}
 		return to
 	}

@@ -40,12 +40,10 @@ func flat(t require.TestingT, sections []wire.Section) []byte {
 	return out
 }
 
-// encodeSource is a file whose ranges stand for batches, on a log's file system
-// and as a chunk of the cache.
+// encodeSource is a file whose ranges stand for batches, on a log's file system.
 type encodeSource struct {
 	bytes []byte
 	log   *segment.File
-	chunk *os.File
 }
 
 func newEncodeSource(t *testing.T) *encodeSource {
@@ -59,10 +57,6 @@ func newEncodeSource(t *testing.T) *encodeSource {
 	s.log = segment.NewFile(fds, vfs.Default, path, false)
 	require.NoError(t, s.log.Acquire())
 	t.Cleanup(s.log.Release)
-	var err error
-	s.chunk, err = os.Open(path)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, s.chunk.Close()) })
 	return s
 }
 
@@ -98,13 +92,7 @@ func (s *encodeSource) drawGot(t *rapid.T) (g fetch.Got, records []byte) {
 		g.Remote = new(remote.Result)
 		for range rapid.IntRange(1, 3).Draw(t, "pieces") {
 			off, n := span()
-			p := remote.Piece{Len: n}
-			if rapid.Bool().Draw(t, "in memory") {
-				p.Bytes = s.bytes[off : off+n]
-			} else {
-				p.File, p.Off = s.chunk, off
-			}
-			g.Remote.Pieces = append(g.Remote.Pieces, p)
+			g.Remote.Pieces = append(g.Remote.Pieces, remote.Piece{Len: n, Bytes: s.bytes[off : off+n]})
 			g.Remote.Bytes += n
 			records = append(records, s.bytes[off:off+n]...)
 		}

@@ -461,7 +461,7 @@ func (s *Server) morePartitions(img *metadata.Image, rt *kmsg.CreatePartitionsRe
 	case add > maxPartitions:
 		return more, &withCode{kerr.PolicyViolation, fmt.Errorf("%d new partitions in one request are more than %d", add, maxPartitions)}
 	}
-	factor := len(img.Partition(record.TopicPartition{Topic: t.ID}).Replicas)
+	factor := len(img.Partition(record.TopicPartition{Topic: t.ID}).Target())
 	if rt.Assignment == nil {
 		placed, err := controller.Place(img, t.Partitions, int32(add), int16(factor))
 		if err != nil {

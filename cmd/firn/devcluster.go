@@ -238,8 +238,12 @@ func (c *devCluster) once(ctx context.Context, i int) (ready bool, err error) {
 // awaitReady asks the admin server until it is ready or the process is gone.
 func awaitReady(gone <-chan struct{}, admin string) bool {
 	client := http.Client{Timeout: time.Second}
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+admin+"/readyz", nil)
+	if err != nil {
+		return false // an address that is none, which the broker itself reports
+	}
 	for {
-		if resp, err := client.Get("http://" + admin + "/readyz"); err == nil {
+		if resp, err := client.Do(request); err == nil {
 			_ = resp.Body.Close() // only the status counts
 			if resp.StatusCode == http.StatusOK {
 				return true

@@ -150,7 +150,7 @@ func (n *Node) takeOver(ctx context.Context) error {
 	if n.opts.ClusterID == "" || n.Image().ClusterID() != "" {
 		return nil
 	}
-	_, err := n.Propose(ctx, &command.FormatCluster{ClusterID: n.opts.ClusterID, Features: n.opts.Features})
+	_, err := n.Propose(ctx, &command.FormatCluster{ClusterID: n.opts.ClusterID, Features: n.opts.Features, Configs: n.opts.Configs})
 	return err
 }
 

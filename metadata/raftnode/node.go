@@ -56,10 +56,11 @@ type Options struct {
 	Dir string
 	// DirectoryID names the data directory; it is Raft's server id. Required.
 	DirectoryID uuid.UUID
-	// ClusterID and Features format a cluster that has no id yet, once this node
-	// leads. Empty: never.
+	// ClusterID, Features and Configs (defaults of all brokers) format a cluster that
+	// has no id yet, once this node leads. An empty id: never.
 	ClusterID string
 	Features  map[string]int16
+	Configs   map[string]string
 	// Bootstrap begins a cluster of these servers, this one a voter among them, if
 	// there is no Raft state yet; else it is not looked at. Empty: the node waits to
 	// be told of a cluster.

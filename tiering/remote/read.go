@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 
 	"github.com/firnlog/firn/cache"
@@ -33,10 +32,8 @@ type Request struct {
 
 // Piece is some of a Result's bytes.
 type Piece struct {
-	Bytes []byte   // not to be changed
-	File  *os.File // nil
-	Off   int64    // 0
-	Len   int64    // of Bytes
+	Bytes []byte // not to be changed
+	Len   int64  // of Bytes
 }
 
 // Result holds whole batches that follow each other.
