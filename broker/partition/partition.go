@@ -118,6 +118,19 @@ type State struct {
 	WatermarkKnown bool // false: a new leader whose watermark is behind its epoch (KIP-207)
 }
 
+// check says what is out of order on a leader: the two tiers must cover all that
+// was committed, and nothing may be told that the log does not have.
+func (s *State) check() error {
+	if s.Role != replica.Leader {
+		return nil
+	}
+	if s.LogStart <= s.LocalStart && s.LocalStart <= s.RemoteEnd && s.RemoteEnd <= s.HighWatermark &&
+		s.LastStable <= s.HighWatermark && s.HighWatermark <= s.LogEnd && s.FlushedEnd <= s.LogEnd {
+		return nil
+	}
+	return fmt.Errorf("%w: %+v", replica.ErrInvariant, *s)
+}
+
 // State returns the partition's offsets as of now.
 func (p *Partition) State() State {
 	p.mu.Lock()
@@ -279,6 +292,10 @@ func (p *Partition) flushed(record.Offset) {
 func (p *Partition) tick(now time.Time, eligible func(int32) bool) {
 	p.mu.Lock()
 	p.effectsLocked(p.rep.Tick(now, eligible))
+	if p.deferred == nil && !p.closed {
+		s := p.stateLocked()
+		p.violatedLocked(s.check())
+	}
 	p.mu.Unlock()
 }
 
@@ -308,7 +325,12 @@ func (p *Partition) effectsLocked(eff replica.Effects) {
 	if eff.Propose != nil {
 		p.set.proposer.add(p, eff.Propose)
 	}
-	if err := p.rep.Check(); err != nil && p.counts.violations.Add(1) == 1 {
+	p.violatedLocked(p.rep.Check())
+}
+
+// violatedLocked counts an invariant that does not hold, and tells of the first.
+func (p *Partition) violatedLocked(err error) {
+	if err != nil && p.counts.violations.Add(1) == 1 {
 		p.slog.Error("INVARIANT does not hold", "topic", p.topic, "partition", p.tp.Partition, "err", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/record"
 )
@@ -83,4 +84,23 @@ func TestAPartitionThatDoesNotOpenIsOfflineAndCanBeDeleted(t *testing.T) {
 	left, err := b.dir.ListPartitions()
 	require.NoError(t, err)
 	require.Empty(t, left)
+}
+
+func TestAStateOutOfOrderIsFound(t *testing.T) {
+	good := State{Role: replica.Leader, LogStart: 1, LocalStart: 2, RemoteEnd: 3, LastStable: 4, HighWatermark: 5, LogEnd: 6, FlushedEnd: 6}
+	require.NoError(t, good.check())
+	for name, spoil := range map[string]func(*State){
+		"a hole between the tiers":   func(s *State) { s.LocalStart = 4 },
+		"local below the log start":  func(s *State) { s.LogStart = 3 },
+		"remote above the watermark": func(s *State) { s.RemoteEnd = 6 },
+		"watermark above the end":    func(s *State) { s.HighWatermark = 7 },
+		"flushed above the end":      func(s *State) { s.FlushedEnd = 7 },
+		"stable above the watermark": func(s *State) { s.LastStable = 6 },
+	} {
+		bad := good
+		spoil(&bad)
+		require.ErrorIs(t, bad.check(), replica.ErrInvariant, name)
+		bad.Role = replica.Follower
+		require.NoError(t, bad.check(), "a follower may be behind")
+	}
 }

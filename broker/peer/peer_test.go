@@ -102,7 +102,8 @@ func (c *cluster) leader(n int) int32 {
 	return c.img.Partition(c.tp(n)).Leader
 }
 
-// Leaderships move at random under producers; nothing acknowledged is lost.
+// Leaderships move and connections break at random under producers; nothing
+// acknowledged is lost.
 func TestLeadershipsMoveUnderLoad(t *testing.T) {
 	c := newCluster(t, func(o *peer.Options) { o.Sessions = 2 }, 1, 2, 3)
 	const parts = 4
@@ -131,7 +132,10 @@ func TestLeadershipsMoveUnderLoad(t *testing.T) {
 		c.mu.Lock()
 		isr := c.img.Partition(c.tp(n)).ISR
 		c.mu.Unlock()
+		from, to := int32(rand.IntN(3))+1, int32(rand.IntN(3))+1
+		c.cutOff(from, to, true)
 		c.lead(n, isr[rand.IntN(len(isr))])
+		c.cutOff(from, to, false)
 		c.ackedBySome(n)
 	}
 	close(stop)

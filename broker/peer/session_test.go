@@ -310,7 +310,7 @@ func BenchmarkFollow(b *testing.B) {
 	f := newFollowerOn(b, vfs.Default, b.TempDir(), 16, nil, nil)
 	f.m.Close()
 	go func() {
-		for range f.requests { //nolint:revive // what was under way ends
+		for range f.requests {
 		}
 	}()
 	s := newSession(f.m, sessionKey{leader: 1})
