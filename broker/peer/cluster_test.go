@@ -50,6 +50,7 @@ type broker struct {
 	id     int32
 	epoch  int64
 	fs     vfs.FS
+	path   string
 	dir    *commitlog.Dir
 	set    *partition.Set
 	fetch  *fetch.Service
@@ -68,11 +69,16 @@ type broker struct {
 }
 
 func newCluster(t testing.TB, tune func(*peer.Options), ids ...int32) *cluster {
+	return newClusterOn(t, func(int32) (vfs.FS, string) { return vfs.NewMem(), "data" }, tune, ids...)
+}
+
+func newClusterOn(t testing.TB, disk func(id int32) (vfs.FS, string), tune func(*peer.Options), ids ...int32) *cluster {
 	c := &cluster{t: t, img: metadata.Empty(), topic: record.NewTopicID(), nodes: make(map[int32]*broker),
 		log: slog.New(slog.DiscardHandler), tune: tune}
 	c.newest.Store(c.img)
 	for _, id := range ids {
-		c.nodes[id] = &broker{c: c, id: id, fs: vfs.NewMem(), cut: make(map[int32]bool), down: true}
+		fs, path := disk(id)
+		c.nodes[id] = &broker{c: c, id: id, fs: fs, path: path, cut: make(map[int32]bool), down: true}
 	}
 	for _, id := range ids {
 		c.start(id)
@@ -139,7 +145,7 @@ func (c *cluster) start(id int32) {
 	t := c.t
 	var err error
 	b.down, b.conns = true, make(map[net.Conn]bool)
-	b.dir, err = commitlog.OpenDir(b.fs, "data", commitlog.DirOptions{BootID: "boot"})
+	b.dir, err = commitlog.OpenDir(b.fs, b.path, commitlog.DirOptions{BootID: "boot"})
 	require.NoError(t, err)
 	opts := peer.Options{NodeID: id, BrokerEpoch: func() int64 { return atomic.LoadInt64(&b.epoch) }, Dial: b.dial,
 		Backoff: 100 * time.Millisecond, Logger: c.log}
@@ -265,6 +271,16 @@ func (c *cluster) lead(n int, leader int32) {
 		}
 		e.PutPartition(c.tp(n), &p)
 	})
+}
+
+// join adds a replica to a partition, and waits until it is in sync.
+func (c *cluster) join(n int, id int32) {
+	c.edit(func(e *metadata.Editor) {
+		p := *c.img.Partition(c.tp(n))
+		p.Replicas, p.PartitionEpoch = append(slices.Clone(p.Replicas), id), p.PartitionEpoch+1
+		e.PutPartition(c.tp(n), &p)
+	})
+	c.inSync(n, len(c.img.Partition(c.tp(n)).Replicas))
 }
 
 // fenceOut takes a broker out of every ISR and leads elsewhere what it led.

@@ -180,15 +180,8 @@ func TestANewPartitionDoesNotWaitForAnIdlePoll(t *testing.T) {
 func TestOneFailingPartitionHoldsUpNobody(t *testing.T) {
 	c := newCluster(t, nil, 1, 2)
 	c.create(2, nil, 1)
-	c.edit(func(e *metadata.Editor) {
-		for n := range 2 {
-			p := *c.img.Partition(c.tp(n))
-			p.Replicas, p.PartitionEpoch = []int32{1, 2}, p.PartitionEpoch+1
-			e.PutPartition(c.tp(n), &p)
-		}
-	})
-	c.inSync(0, 2)
-	c.inSync(1, 2)
+	c.join(0, 2)
+	c.join(1, 2)
 	c.cutOff(2, 1, true)
 	_, done := c.produce(1, 0, batch(1, plain()))
 	c.spoil(1, 0)
