@@ -65,6 +65,9 @@ func (c *controlling) run() {
 	c.propose(commands)
 }
 
+// proposeTime bounds one proposal of a controller.
+const proposeTime = 10 * time.Second
+
 func (c *controlling) propose(commands []command.Command) {
 	p := c.p
 	if len(commands) == 0 {
@@ -97,7 +100,7 @@ func (c *controlling) propose(commands []command.Command) {
 		}
 		end(commands[1:], 0)
 	})
-	p.after(p.w.plan.proposeTimeout, func() { end(nil, 0) })
+	p.after(proposeTime, func() { end(nil, 0) })
 }
 
 func (c *controlling) wake() {
@@ -127,6 +130,7 @@ func (p *proc) heartbeat(hb *controller.Heartbeat, reply func(heard)) {
 	}
 	p.after(2*p.w.plan.net.base, func() {
 		if p.w.meta.leads == p && p.w.meta.alive() {
+			p.w.meta.catchUp()
 			reply(heard{grant: g})
 		} else {
 			reply(heard{notLeader: true})

@@ -155,10 +155,21 @@ func (m *metaLog) quorum(id int32) bool {
 // alive says that the leader's process runs and reaches a majority.
 func (m *metaLog) alive() bool { return m.leader != 0 && !m.leads.ended && m.quorum(m.leader) }
 
+// catchUp commits what the leader wrote while it had no majority: before all that
+// comes after.
+func (m *metaLog) catchUp() {
+	left := m.left
+	m.left = nil
+	for _, data := range left {
+		_, _ = m.commit(data) // nobody waits for it any more: the outcome is in the state
+	}
+}
+
 // tick is Raft's clock: a leader without a majority is followed by one with.
 func (m *metaLog) tick() {
 	if m.alive() {
 		m.lostAt = -1
+		m.catchUp()
 		m.replicate()
 		return
 	}
@@ -271,6 +282,7 @@ func (m *metaLog) accept(l *proc, data []byte, reply func(answer)) {
 	term := m.term
 	m.w.after(m.w.plan.net.base*2+m.w.fsyncTime(), func() {
 		if m.term == term && m.alive() {
+			m.catchUp()
 			res, err := m.commit(data)
 			at(m.w, l, func() { l.applyTo(res.Index); reply(answer{res, err}) })
 			return
