@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -29,7 +30,8 @@ type replica struct {
 	end     record.Offset
 }
 
-// readReplica reads the segments of a broker that does not run.
+// readReplica reads a broker's segments. Of a broker that runs, a batch that is
+// being written does not count, nor does a segment that is deleted meanwhile.
 func readReplica(t *testing.T, b *fleet.Broker, topicID string, p int32) replica {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(b.DataDir, topicID, fmt.Sprint(p), "*.log"))
@@ -38,6 +40,9 @@ func readReplica(t *testing.T, b *fleet.Broker, topicID string, p int32) replica
 	r := replica{batches: map[record.Offset]batch{}, end: -1}
 	for _, f := range files {
 		text, err := os.ReadFile(f)
+		if b.Running() && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		require.NoError(t, err)
 		for bt, err := range record.Batches(text) {
 			require.NoError(t, err, f)
@@ -50,25 +55,33 @@ func readReplica(t *testing.T, b *fleet.Broker, topicID string, p int32) replica
 	return r
 }
 
-// compareDisks stops the cluster and holds the replicas of the workload's topic
-// against each other, batch by batch, as far as their disks overlap.
+// compareDisks waits until all replicas of the workload's topic end at the same
+// offset, ends the brokers, and holds what is on their disks against each other,
+// batch by batch, as far as they overlap.
 func (w *workload) compareDisks() {
 	w.t.Helper()
 	w.verifyBucket()
 	id := w.topicID()
 	parts := w.c.Partitions(topicName)
+	harness.Eventually(w.t, harnessLimit, func() string {
+		for _, p := range parts {
+			first := readReplica(w.t, w.c.Broker(p.Replicas[0]), id, p.Partition)
+			for _, broker := range p.Replicas[1:] {
+				if r := readReplica(w.t, w.c.Broker(broker), id, p.Partition); r.end != first.end {
+					return fmt.Sprintf("%s-%d ends at %d on broker %d and at %d on broker %d", topicName, p.Partition, first.end, p.Replicas[0], r.end, broker)
+				}
+			}
+		}
+		return ""
+	})
 	for _, b := range w.c.Living() {
-		w.c.StopBroker(b)
+		w.c.KillBroker(b)
 	}
 	for _, p := range parts {
-		var first replica
+		first := readReplica(w.t, w.c.Broker(p.Replicas[0]), id, p.Partition)
 		overlap := 0
-		for i, broker := range p.Replicas {
+		for _, broker := range p.Replicas[1:] {
 			r := readReplica(w.t, w.c.Broker(broker), id, p.Partition)
-			if i == 0 {
-				first = r
-				continue
-			}
 			require.Equal(w.t, first.end, r.end, "%s-%d: the ends of brokers %d and %d", topicName, p.Partition, p.Replicas[0], broker)
 			for base, bt := range r.batches {
 				if other, both := first.batches[base]; both {

@@ -438,7 +438,8 @@ func (w *workload) finish() {
 	}
 	require.NoError(w.t, w.failure())
 	ends := w.ends()
-	harness.Eventually(w.t, time.Minute, func() string {
+	begin := time.Now()
+	harness.Eventually(w.t, 2*time.Minute, func() string {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if !maps.Equal(ends, w.groups) {
@@ -446,6 +447,7 @@ func (w *workload) finish() {
 		}
 		return ""
 	})
+	w.t.Logf("the group had everything %v after the end", time.Since(begin).Round(time.Millisecond))
 	w.drain("last", ends)
 	w.stopRead()
 	w.reading.Wait()
