@@ -88,6 +88,10 @@ func (b *Broker) readyz(w http.ResponseWriter, _ *http.Request) {
 		writeText(w, http.StatusServiceUnavailable, "not ready: starting or stopping\n")
 		return
 	}
+	if !b.cluster.beats.Lease().Valid() {
+		writeText(w, http.StatusServiceUnavailable, "not ready: no lease: the metadata leader does not hear this broker\n")
+		return
+	}
 	if failed := b.parts.Failed(); len(failed) > 0 {
 		msg := fmt.Sprintf("not ready: %d partitions are offline\n", len(failed))
 		for tp, err := range failed {

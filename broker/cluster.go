@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -63,6 +64,7 @@ func (b *Broker) startLink() error {
 		Accept: b.acceptPeer,
 		OnGone: func(p link.Peer) {
 			if closed(b.cluster.built) {
+				b.meta.PeerGone(p.DirectoryID)
 				b.cluster.control.Suspect(p.DirectoryID, true)
 			}
 		},
@@ -309,6 +311,7 @@ func (b *Broker) lead(ctx context.Context) {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { c.control.Run(ctx) })
 	tasks.Go(func() { b.keepServers(ctx) })
+	tasks.Go(func() { b.seekTheDead(ctx) })
 	tasks.Go(func() {
 		// Deletions need one who decides, and a grace period that one clock counts.
 		select {
@@ -319,6 +322,31 @@ func (b *Broker) lead(ctx context.Context) {
 	})
 	tasks.Wait()
 	b.log.Info("this node leads the metadata no more")
+}
+
+// seekTheDead knocks at the ports of all brokers once, when this node begins to lead:
+// one that died with the leader before may have left no connection here whose end
+// would tell.
+func (b *Broker) seekTheDead(ctx context.Context) {
+	var knocks sync.WaitGroup
+	for other := range b.meta.Image().Brokers() {
+		if other.ID == b.cfg.ID || other.Fenced || other.ClusterAddress == "" {
+			continue
+		}
+		knocks.Go(func() {
+			knocking, cancel := context.WithTimeout(ctx, b.cfg.BrokerLease)
+			defer cancel()
+			var d net.Dialer
+			conn, err := d.DialContext(knocking, "tcp", other.ClusterAddress)
+			switch {
+			case err == nil:
+				_ = conn.Close() // it lives, which is all there was to learn
+			case errors.Is(err, syscall.ECONNREFUSED):
+				b.cluster.control.Suspect(other.DirectoryID, true)
+			}
+		})
+	}
+	knocks.Wait()
 }
 
 // register announces this process: its addresses, and a broker epoch that makes
@@ -419,6 +447,30 @@ func (b *Broker) voters() []uuid.UUID {
 	return out
 }
 
+// whileLed is ctx until nobody has led the metadata for the time of a lease: then
+// nobody is left to hand anything to.
+func (b *Broker) whileLed(ctx context.Context) (context.Context, context.CancelFunc) {
+	led, cancel := context.WithCancel(ctx)
+	go func() {
+		tick := time.NewTicker(b.cfg.BrokerHeartbeat)
+		defer tick.Stop()
+		last := time.Now()
+		for {
+			select {
+			case <-led.Done():
+				return
+			case now := <-tick.C:
+				if _, ok := b.meta.Leader(); ok {
+					last = now
+				} else if now.Sub(last) > b.cfg.BrokerLease {
+					cancel()
+				}
+			}
+		}
+	}()
+	return led, cancel
+}
+
 // leave hands over what this node leads before it stops: its partitions, and the
 // metadata. It is bounded by ctx; what could not be handed over is elected once the
 // lease has ended.
@@ -430,9 +482,11 @@ func (b *Broker) leave(ctx context.Context) {
 		}
 	}
 	if others > 0 && b.cfg.ControlledShutdown {
-		if err := b.cluster.beats.Shutdown(ctx); err != nil {
+		handing, cancel := b.whileLed(ctx)
+		if err := b.cluster.beats.Shutdown(handing); err != nil {
 			b.log.Warn("partitions were not all handed over", "err", err)
 		}
+		cancel()
 	}
 	if dir, ok := b.meta.Leader(); ok && dir == b.dir.DirectoryID() && len(b.voters()) > 1 {
 		if err := b.meta.TransferLeadership(ctx); err != nil {

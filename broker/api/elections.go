@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -21,24 +22,31 @@ const (
 )
 
 // electLeaders elects preferred leaders, or, where nobody in sync is left, any
-// replica that is up (KIP-183, KIP-460). Asked for all partitions, it answers for
-// those alone that needed an election.
+// replica that is up (KIP-183, KIP-460).
 func (s *Server) electLeaders(r *wire.Request, req *kmsg.ElectLeadersRequest) {
 	kind := command.ElectPreferred
 	resp := kmsg.NewPtrElectLeadersResponse()
+	resp.Topics = []kmsg.ElectLeadersResponseTopic{}
 	switch {
 	case r.Version == 0 || req.ElectionType == electPreferred:
 	case req.ElectionType == electUnclean:
 		kind = command.ElectUnclean
 	default:
+		e := elections{resp: resp}
+		for i := range req.Topics {
+			e.begin(req.Topics[i].Topic)
+			for _, n := range req.Topics[i].Partitions {
+				e.refuse(n, kerr.InvalidRequest)
+			}
+		}
 		resp.ErrorCode = kerr.InvalidRequest.Code
 		r.Reply(resp)
 		return
 	}
 	s.slow(millis(req.TimeoutMillis), func(ctx context.Context) {
 		img := s.Meta.Image()
-		all := req.Topics == nil
 		e := elections{kind: kind, resp: resp}
+		all := req.Topics == nil
 		if all {
 			for topic := range img.Topics() {
 				e.begin(topic.Name)
@@ -61,7 +69,7 @@ func (s *Server) electLeaders(r *wire.Request, req *kmsg.ElectLeadersRequest) {
 		if err := e.run(ctx, s, all); err != nil {
 			s.Logger.Warn("election of leaders failed", "err", err)
 			resp.ErrorCode = codeOf(err)
-			resp.Topics = nil
+			resp.Topics = []kmsg.ElectLeadersResponseTopic{}
 		}
 		r.Reply(resp)
 	})
@@ -95,8 +103,8 @@ func (e *elections) refuse(partition int32, err error) {
 	t.Partitions = append(t.Partitions, k)
 }
 
-// run proposes the elections in commands of bounded size. quiet leaves out those
-// that were not needed.
+// run proposes the elections in commands of bounded size. quiet leaves out the
+// partitions that needed none.
 func (e *elections) run(ctx context.Context, s *Server, quiet bool) error {
 	for first := 0; first < len(e.items); first += maxElections {
 		items := e.items[first:min(first+maxElections, len(e.items))]
@@ -114,30 +122,18 @@ func (e *elections) run(ctx context.Context, s *Server, quiet bool) error {
 			k.ErrorCode, k.ErrorMessage = codeOf(err), messageOf(err)
 		}
 	}
-	if quiet {
-		e.dropNotNeeded()
+	for i := range e.resp.Topics {
+		if t := &e.resp.Topics[i]; quiet {
+			t.Partitions = slices.DeleteFunc(t.Partitions, func(p kmsg.ElectLeadersResponseTopicPartition) bool {
+				return p.ErrorCode == kerr.ElectionNotNeeded.Code
+			})
+		}
 	}
 	return nil
 }
 
 // maxElections is how many partitions go into one command.
 const maxElections = 10_000
-
-func (e *elections) dropNotNeeded() {
-	topics := e.resp.Topics[:0]
-	for _, t := range e.resp.Topics {
-		parts := t.Partitions[:0]
-		for _, p := range t.Partitions {
-			if p.ErrorCode != kerr.ElectionNotNeeded.Code {
-				parts = append(parts, p)
-			}
-		}
-		if t.Partitions = parts; len(parts) > 0 {
-			topics = append(topics, t)
-		}
-	}
-	e.resp.Topics = topics
-}
 
 // unregisterTimeout bounds what has no timeout of its own in the protocol.
 const unregisterTimeout = 30 * time.Second

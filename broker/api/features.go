@@ -32,14 +32,13 @@ func (s *Server) updateFeatures(r *wire.Request, req *kmsg.UpdateFeaturesRequest
 				err = &withCode{kerr.InvalidUpdateVersion, err}
 			}
 		}
-		if r.Version >= 2 {
-			resp.ErrorCode, resp.ErrorMessage = codeOf(err), messageOf(err)
-			r.Reply(resp)
-			return
-		}
+		resp.ErrorCode, resp.ErrorMessage = codeOf(err), messageOf(err)
 		for i := range req.FeatureUpdates {
+			if err != nil || r.Version >= 2 {
+				break // one error speaks for all
+			}
 			k := kmsg.NewUpdateFeaturesResponseResult()
-			k.Feature, k.ErrorCode, k.ErrorMessage = req.FeatureUpdates[i].Feature, codeOf(err), messageOf(err)
+			k.Feature = req.FeatureUpdates[i].Feature
 			resp.Results = append(resp.Results, k)
 		}
 		r.Reply(resp)

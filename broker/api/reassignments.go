@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -73,6 +74,9 @@ func (s *Server) alterReassignments(r *wire.Request, req *kmsg.AlterPartitionAss
 			}
 			resp.Topics = append(resp.Topics, answer)
 		}
+		if len(req.Topics) == 0 {
+			resp.ErrorMessage = ptr("") // as Kafka has it
+		}
 		if len(cmd.Items) > 0 {
 			res, err := s.Meta.Propose(ctx, cmd)
 			if err != nil {
@@ -86,6 +90,9 @@ func (s *Server) alterReassignments(r *wire.Request, req *kmsg.AlterPartitionAss
 				}
 				k := &resp.Topics[at.topic].Partitions[at.partition]
 				k.ErrorCode, k.ErrorMessage = codeOf(at.err), messageOf(at.err)
+				if k.ErrorCode == kerr.NoReassignmentInProgress.Code {
+					k.ErrorMessage = nil // as Kafka has it
+				}
 			}
 		}
 		r.Reply(resp)
@@ -99,9 +106,13 @@ func reassignmentOf(img *metadata.Image, topic *metadata.Topic, p *kmsg.AlterPar
 	}
 	item := command.Reassignment{Partition: record.TopicPartition{Topic: topic.ID, Partition: p.Partition}, Replicas: p.Replicas}
 	state := img.Partition(item.Partition)
+	unknown := slices.IndexFunc(p.Replicas, func(id int32) bool { return img.Broker(id) == nil })
 	switch {
 	case state == nil:
 		return item, kerr.UnknownTopicOrPartition
+	case unknown >= 0:
+		return item, &withCode{kerr.InvalidReplicaAssignment,
+			fmt.Errorf("Replica assignment has brokers that are not registered: %d", p.Replicas[unknown])} //nolint:staticcheck // Kafka's wording
 	case p.Replicas != nil && len(p.Replicas) == 0:
 		return item, &withCode{kerr.InvalidReplicaAssignment, errors.New("the list of replicas is empty")}
 	case keepFactor && p.Replicas != nil && len(p.Replicas) != len(state.Origin()):

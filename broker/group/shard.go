@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -279,7 +280,11 @@ func (s *shard) flush() {
 // appended takes the outcome of an append.
 func (s *shard) appended(writes []*write, base record.Offset, err error) {
 	if err != nil {
-		s.c.logger.Warn("offsets partition: append failed", "partition", s.partition, "epoch", s.epoch, "writes", len(writes), "err", err)
+		level := slog.LevelWarn
+		if errors.Is(err, kerr.NotLeaderForPartition) {
+			level = slog.LevelDebug // it leads no more, or has no lease; members try elsewhere
+		}
+		s.c.logger.Log(context.Background(), level, "offsets partition: append failed", "partition", s.partition, "epoch", s.epoch, "writes", len(writes), "err", err)
 	}
 	s.run(func(t *turn) {
 		if s.phase == closed {

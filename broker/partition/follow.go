@@ -192,6 +192,9 @@ func (p *Partition) truncateTo(d replica.Decision) error {
 	if err := p.log.TruncateTo(d.To); err != nil {
 		return fmt.Errorf("%w: %w", kerr.KafkaStorageError, err)
 	}
+	if p.log.End() == end && !d.BelowWatermark {
+		log = p.slog.Debug // nothing but an epoch without records
+	}
 	p.mu.Lock()
 	log("log is cut where the leader's went another way", "topic", p.topic, "partition", p.tp.Partition,
 		"to", p.log.End(), "end", end, "watermark", p.rep.HighWatermark(), "below_watermark", d.BelowWatermark)

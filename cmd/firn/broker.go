@@ -10,6 +10,7 @@ import (
 
 // runBroker is the one place where the command line meets package broker.
 func runBroker(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	broker.Version = softwareVersion()
 	b, err := broker.New(cfg, log)
 	if err != nil {
 		return err

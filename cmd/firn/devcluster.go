@@ -26,8 +26,9 @@ const (
 	// devRestartAfter is how long a broker that was killed stays away: long enough
 	// to watch the others take over.
 	devRestartAfter = 2 * time.Second
-	// devStopTime is how long brokers may take to stop before they are killed.
-	devStopTime = 30 * time.Second
+	// devStopTime is how long brokers may take to stop before they are killed: more
+	// than they take by themselves (shutdown.timeout.ms).
+	devStopTime = 45 * time.Second
 	// The ports between the brokers are this far above the first Kafka port.
 	clusterPortStep, gossipPortStep = 100, 200
 	// clusterFile is where a devCluster says who runs.

@@ -64,7 +64,7 @@ Commands that talk to a broker work with any Kafka-compatible one.`,
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
 	flags := root.PersistentFlags()
-	flags.StringSliceVarP(&a.bootstrap, "bootstrap-server", "b", []string{a.getenv("FIRN_BOOTSTRAP_SERVER", defaultBootstrap)}, "brokers to ask first, HOST:PORT ($FIRN_BOOTSTRAP_SERVER)")
+	flags.StringSliceVarP(&a.bootstrap, "bootstrap-server", "b", strings.Split(a.getenv("FIRN_BOOTSTRAP_SERVER", defaultBootstrap), ","), "brokers to ask first, HOST:PORT ($FIRN_BOOTSTRAP_SERVER)")
 	flags.StringVar(&a.admin, "admin", a.getenv("FIRN_ADMIN", defaultAdmin), "the node's admin address, HOST:PORT ($FIRN_ADMIN)")
 	flags.StringVarP(&a.format, "output", "o", a.getenv("FIRN_OUTPUT", formatTable), "form of the output: table, json or yaml ($FIRN_OUTPUT)")
 	flags.DurationVar(&a.timeout, "timeout", 15*time.Second, "how long one request may take")

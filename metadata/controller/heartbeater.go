@@ -114,10 +114,18 @@ func (h *Heartbeater) Register(ctx context.Context) (epoch int64, err error) {
 	defer patience.Stop()
 	for waited := false; ; {
 		epoch, err := h.register(ctx)
-		if !errors.Is(err, command.ErrDuplicateBroker) || waited {
+		switch {
+		case errors.Is(err, metadata.ErrUnknownOutcome) || errors.Is(err, metadata.ErrNotLeader):
+			// The same process registers the same way as often as it takes.
+			if ctx.Err() != nil {
+				return epoch, err
+			}
+			h.opts.Logger.Warn("registration is tried again", "broker", h.opts.Registration.BrokerID, "error", err)
+		case !errors.Is(err, command.ErrDuplicateBroker) || waited:
 			return epoch, err
+		default:
+			h.opts.Logger.Info("another directory holds this broker id; waiting until it is fenced", "broker", h.opts.Registration.BrokerID)
 		}
-		h.opts.Logger.Info("another directory holds this broker id; waiting until it is fenced", "broker", h.opts.Registration.BrokerID)
 		select {
 		case <-ctx.Done():
 			return -1, err

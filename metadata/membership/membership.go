@@ -126,7 +126,8 @@ func Open(o Options) (*Membership, error) {
 	o.Tags.Incarnation = hex.EncodeToString(life[:])
 	peers, err := readPeers(o.FS, o.PeersFile)
 	if err != nil {
-		return nil, err
+		o.Logger.Warn("gossip: the peers of last time are not known; cluster.join finds them", "err", err)
+		peers = nil
 	}
 	m := &Membership{
 		opts: o, log: o.Logger, events: make(chan serf.Event, 256), troubles: make(chan Event, 16), suspects: make(chan suspicion, 16),

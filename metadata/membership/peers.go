@@ -27,7 +27,8 @@ type peersFile struct {
 	Peers   []string `json:"peers"`
 }
 
-// readPeers reads where members gossiped; nothing where there is no file.
+// readPeers reads where members gossiped; nothing where there is no file. A file that
+// cannot be read is an error to tell, and no more: peers are a hint.
 func readPeers(fs vfs.FS, path string) ([]string, error) {
 	if path == "" {
 		return nil, nil
@@ -41,7 +42,7 @@ func readPeers(fs vfs.FS, path string) ([]string, error) {
 	}
 	peers, err := parsePeers(b)
 	if err != nil {
-		return nil, fmt.Errorf("membership: %s: %w: it may be deleted; cluster.join then finds the peers", path, err)
+		return nil, fmt.Errorf("membership: %s: %w", path, err)
 	}
 	return peers, nil
 }
@@ -76,8 +77,8 @@ func (m *Membership) Remember() {
 	m.remember()
 }
 
-// remember replaces the file where the members' addresses changed. It needs no
-// sync: without it a restart asks the addresses of the configuration.
+// remember replaces the file where the members' addresses changed. It is synced,
+// which is rare: a restart after power loss finds the peers as well.
 func (m *Membership) remember() {
 	m.saving.Lock()
 	defer m.saving.Unlock()
@@ -102,7 +103,7 @@ func (m *Membership) remember() {
 		err = m.opts.FS.MkdirAll(filepath.Dir(m.opts.PeersFile), 0o755)
 	}
 	if err == nil {
-		err = segment.WriteFile(m.opts.FS, m.opts.PeersFile, append(b, '\n'), false)
+		err = segment.WriteFile(m.opts.FS, m.opts.PeersFile, append(b, '\n'), true)
 	}
 	if err != nil {
 		m.log.Warn("gossip: peers are not remembered; a restart needs cluster.join", "file", m.opts.PeersFile, "err", err)
