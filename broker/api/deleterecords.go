@@ -87,9 +87,9 @@ func (s *Server) logStartChange(topic *metadata.Topic, number int32, to record.O
 		return change, kerr.InvalidTopicException
 	}
 	tp := record.TopicPartition{Topic: topic.ID, Partition: number}
-	p := s.Partitions.Get(tp)
-	if p == nil {
-		return change, kerr.NotLeaderForPartition
+	p, err := s.Partitions.Lookup(tp)
+	if err != nil {
+		return change, err
 	}
 	if err := p.CheckLeader(-1); err != nil {
 		return change, err

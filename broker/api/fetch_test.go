@@ -252,7 +252,7 @@ func TestLeadersThrottle(t *testing.T) {
 	}
 	rate("10")
 	c, peer := b.dial(), b.dialPeer()
-	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch(string(make([]byte, 100_000)))), 9).ErrorCode)
+	require.Zero(t, produced(c, produceTo("t", id, -1, 5000, 0, someBatch(string(make([]byte, 100_000)))), 9).ErrorCode)
 	sent := func() bool {
 		p := fetchOne(peer, followerFetch("t", id, 0), 17)
 		require.Zero(t, p.ErrorCode)

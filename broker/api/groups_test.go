@@ -110,7 +110,7 @@ func startGroups(t *testing.T) *groupBroker {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		require.NoError(t, ws.Shutdown(ctx))
-		require.NoError(t, <-ended)
+		requireServed(t, <-ended)
 		s.Close()
 	})
 	b := &groupBroker{t: t, meta: meta, groups: groups, addr: ws.Addr("PLAINTEXT").String()}

@@ -97,9 +97,9 @@ func (s *Server) offset(ctx context.Context, r *wire.Request, req *kmsg.ListOffs
 		}
 	}
 	tp := record.TopicPartition{Topic: topic.ID, Partition: rp.Partition}
-	p := s.Partitions.Get(tp)
-	if p == nil {
-		return kerr.NotLeaderForPartition
+	p, err := s.Partitions.Lookup(tp)
+	if err != nil {
+		return err
 	}
 	current := record.Epoch(-1)
 	if r.Version >= 4 {
@@ -183,8 +183,8 @@ func (s *Server) offsetForLeaderEpoch(r *wire.Request, req *kmsg.OffsetForLeader
 			k.Partition, k.LeaderEpoch, k.EndOffset = rp.Partition, -1, -1
 			if topic == nil || rp.Partition < 0 || rp.Partition >= topic.Partitions {
 				k.ErrorCode = kerr.UnknownTopicOrPartition.Code
-			} else if p := s.Partitions.Get(record.TopicPartition{Topic: topic.ID, Partition: rp.Partition}); p == nil {
-				k.ErrorCode = kerr.NotLeaderForPartition.Code
+			} else if p, err := s.Partitions.Lookup(record.TopicPartition{Topic: topic.ID, Partition: rp.Partition}); err != nil {
+				k.ErrorCode = codeOf(err)
 			} else if err := p.CheckLeader(record.Epoch(rp.CurrentLeaderEpoch)); err != nil {
 				k.ErrorCode = codeOf(err)
 			} else {

@@ -150,11 +150,7 @@ func (s *Server) producePartition(topic *metadata.Topic, number int32) (*partiti
 	if number < 0 || number >= topic.Partitions {
 		return nil, kerr.UnknownTopicOrPartition
 	}
-	p := s.Partitions.Get(record.TopicPartition{Topic: topic.ID, Partition: number})
-	if p == nil {
-		return nil, kerr.NotLeaderForPartition
-	}
-	return p, nil
+	return s.Partitions.Lookup(record.TopicPartition{Topic: topic.ID, Partition: number})
 }
 
 // AppendWritten frees the frame when the last batch was written.

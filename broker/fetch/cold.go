@@ -107,9 +107,9 @@ func coldRequest(r *Request, i int, g *Got, maxBytes int64, atLeastOne bool) rem
 // bucket from the offset asked for to its end: the reader would ask for the gap
 // for ever.
 func (s *Service) readBehindGap(g *Got, w *Want, next record.Offset, limit int64, atLeastOne bool) {
-	p := s.opts.Partitions.Get(w.TP)
-	if p == nil {
-		g.Err = kerr.NotLeaderForPartition
+	p, err := s.opts.Partitions.Lookup(w.TP)
+	if err != nil {
+		g.Err = err
 		return
 	}
 	rd := w.Read

@@ -21,8 +21,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
-
 	"github.com/firnlog/firn/broker/partition"
 	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/commitlog"
@@ -116,6 +114,8 @@ type Request struct {
 // Partitions finds the partitions that this broker hosts.
 type Partitions interface {
 	Get(tp record.TopicPartition) *partition.Partition
+	// Lookup is Get with the error that a partition which cannot be served here has.
+	Lookup(tp record.TopicPartition) (*partition.Partition, error)
 }
 
 // Remote reads from the bucket.
@@ -217,13 +217,14 @@ func (s *Service) plan(r *Request) ([]Got, verdict) {
 	for i := range r.Wants {
 		w := &r.Wants[i]
 		var p *partition.Partition
-		if w.Err == nil {
-			p = s.opts.Partitions.Get(w.TP)
+		err := w.Err
+		if err == nil {
+			p, err = s.opts.Partitions.Lookup(w.TP)
 		}
 		if r.Plan != nil {
 			r.Plan.watch(i, p)
 		}
-		idle := l.read(p, w, &got[i])
+		idle := l.read(p, err, w, &got[i])
 		if r.Plan != nil {
 			r.Plan.looks[i].idle = idle && !w.OutOfSync
 		}
@@ -245,16 +246,12 @@ type planner struct {
 	total int64 // bytes found on the local disk
 }
 
-// read reads one partition, nil where this broker has none. idle says that there
+// read reads one partition; missing says why there is none. idle says that there
 // is nothing to tell of it but its watermark and log start.
-func (l *planner) read(p *partition.Partition, w *Want, g *Got) (idle bool) {
+func (l *planner) read(p *partition.Partition, missing error, w *Want, g *Got) (idle bool) {
 	g.TP, g.Preferred = w.TP, -1
-	if w.Err != nil {
-		g.Err, l.done = w.Err, true
-		return false
-	}
-	if p == nil {
-		g.Err, l.done = kerr.NotLeaderForPartition, true
+	if missing != nil {
+		g.Err, l.done = missing, true
 		return false
 	}
 	rd := w.Read
