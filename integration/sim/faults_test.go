@@ -62,7 +62,7 @@ func (w *world) fault(every time.Duration, fn func(n *node)) {
 // power takes the power from one broker, or from all.
 func (w *world) power(n *node) {
 	hit := []*node{n}
-	if w.chance(0.3) {
+	if w.chance(w.plan.allPower) {
 		hit = w.nodes[1:]
 	}
 	for _, n := range hit {

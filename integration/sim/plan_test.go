@@ -40,6 +40,7 @@ type plan struct {
 	paused time.Duration
 	cutFor time.Duration
 
+	allPower               float64 // the chance that a loss of power hits all brokers
 	bucketFail, bucketLate float64 // chances of a PUT that fails, or that lands after its time-out
 	putTime, putTimeout    time.Duration
 }
@@ -129,7 +130,7 @@ func drawPlan(rng *rand.Rand) plan {
 		flush: r.between(100*time.Microsecond, 10*time.Millisecond), slow: r.unlikely(0.3, 0.1),
 		down: r.between(50*time.Millisecond, 4*time.Second), paused: r.between(100*time.Millisecond, 6*time.Second),
 		cutFor: r.between(100*time.Millisecond, 6*time.Second), fetchBatches: 1 + r.IntN(6),
-		putTime: r.between(10*time.Millisecond, time.Second),
+		allPower: 0.3, putTime: r.between(10*time.Millisecond, time.Second),
 	}
 	if r.chance(0.3) {
 		p.session, p.heartbeat = time.Second, 150*time.Millisecond
@@ -158,7 +159,7 @@ func drawPlan(rng *rand.Rand) plan {
 		}
 		p.topics = append(p.topics, t)
 	}
-	switch r.IntN(8) {
+	switch r.IntN(6) {
 	case 0:
 		p.lonelyLeaders(r)
 	case 1:
@@ -199,11 +200,11 @@ func (p *plan) lateProposals(r drawn) {
 // quickReturns makes it likely that a broker loses what it has, and is back and
 // active, while what others say of its former life is still on its way.
 func (p *plan) quickReturns(r drawn) {
-	p.session, p.heartbeat = time.Second, 100*time.Millisecond
+	p.session, p.heartbeat, p.proposeTimeout, p.allPower = time.Second, 100*time.Millisecond, 5*time.Second, 0
 	p.work, p.produceEvery, p.fetchBatches = 12*time.Second, 40*time.Millisecond, 1
 	p.down = r.between(20*time.Millisecond, 200*time.Millisecond)
-	p.net.base, p.net.late, p.net.lateBy = r.between(2*time.Millisecond, 15*time.Millisecond), 0.3, r.between(500*time.Millisecond, 2*time.Second)
-	p.every.power, p.every.wipe = r.between(300*time.Millisecond, time.Second), r.between(time.Second, 3*time.Second)
+	p.net.base, p.net.late, p.net.lateBy = r.between(2*time.Millisecond, 15*time.Millisecond), r.share(0.2, 0.5), r.between(500*time.Millisecond, 4*time.Second)
+	p.every.power, p.every.wipe = r.maybe(0.7, 300*time.Millisecond, 1500*time.Millisecond), r.maybe(0.7, 300*time.Millisecond, time.Second)
 	for i := range p.topics {
 		t := &p.topics[i]
 		t.factor, t.minISR, t.fsync, t.tiered, t.unclean = 3, 2, r.chance(0.3), false, false

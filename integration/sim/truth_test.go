@@ -202,6 +202,7 @@ func (t *truth) unclean(now *metadata.Partition) {
 	t.floor, t.lossy, t.forfeit = now.LeaderEpoch, true, t.forfeit && t.atRisk()
 	l := t.w.nodes[now.Leader].disk.logs[t.index]
 	keep := max(now.RemoteEnd, now.LogStart)
+	agrees := l != nil && t.sameBelow(l, keep)
 	// What the new leader's log has in common with the truth stays true.
 	n := t.at(keep)
 	for l != nil && n < len(t.batches) {
@@ -212,7 +213,19 @@ func (t *truth) unclean(now *metadata.Partition) {
 		n++
 	}
 	t.batches = slices.Clone(t.batches[:n])
-	if t.end() < keep { // the log start lies within a batch whose rest is gone
+	switch {
+	case l != nil && keep > now.RemoteEnd && l.start <= keep && keep <= l.end() && !agrees:
+		// Below the log start, where nobody reads, the leader may have gone another way.
+		t.batches = nil
+		if l.start > 0 {
+			t.batches = append(t.batches, batch{next: l.start, id: t.w.rng.Uint64(), chain: l.startChain})
+		}
+		n := l.at(keep)
+		if n < len(l.batches) && l.batches[n].base < keep {
+			n++
+		}
+		t.batches = append(t.batches, l.batches[:n]...)
+	case t.end() < keep: // the log start lies within a batch whose rest is gone
 		filler := batch{base: t.end(), next: keep, id: t.w.rng.Uint64()}
 		if l != nil && l.start == keep {
 			filler.chain = l.startChain
@@ -227,6 +240,18 @@ func (t *truth) unclean(now *metadata.Partition) {
 	if t.w.tracing() {
 		t.w.tracef("%s: what is true ends at %d now", t.name(), t.end())
 	}
+}
+
+// sameBelow says that a log is the same as the truth up to its last batch that ends
+// at or below an offset.
+func (t *truth) sameBelow(l *modelLog, off record.Offset) bool {
+	edge := l.start
+	if i := l.at(off); i > 0 {
+		edge = l.batches[i-1].next
+	}
+	have, _ := l.chainAt(edge)
+	want, ok := t.chainAt(edge)
+	return ok && have == want
 }
 
 // acknowledged checks an answer to acks=all.
