@@ -38,27 +38,26 @@ var powerOne = fault{"power loss of a broker", soon, func(s *stage) { s.powerCut
 
 var powerAll = fault{"power loss of all brokers", untilOver, func(s *stage) { s.powerCut(s.c.Brokers...) }}
 
-// full is a disk without space, of a broker that follows and leads: what it leads
-// waits, and everything goes on when there is space again.
+// full is a disk without space: its broker cannot take part until there is some
+// again. What retention frees meanwhile is taken too.
 var full = fault{"a full disk", untilOver, func(s *stage) {
 	b := s.any()
-	release := s.c.Disk[b.ID].Fill(1 << 20)
+	var releases []func()
 	harness.Eventually(s.t, harnessLimit, func() string {
-		for _, p := range s.c.Partitions(topicName) {
-			if len(p.ISR) < 3 {
-				return ""
-			}
-		}
-		has, err := b.LogContains("no space")
+		releases = append(releases, s.c.Disk[b.ID].Fill(0))
+		has, err := b.LogContains("no space left on device")
 		if err != nil {
 			return err.Error()
 		}
-		if has {
-			return ""
+		if !has {
+			return fmt.Sprintf("broker %d goes on", b.ID)
 		}
-		return fmt.Sprintf("broker %d goes on", b.ID)
+		return ""
 	})
-	release()
+	s.sleep(time.Second)
+	for _, release := range releases {
+		release()
+	}
 	if !b.Running() {
 		s.c.StartBroker(b)
 	}

@@ -59,6 +59,7 @@ func run(t *testing.T, o harness.ClusterOptions, n int, faults ...fault) {
 			require.LessOrEqual(t, pause, f.pause, f.name)
 		}
 	}
+	s.awaitTiered()
 	s.finish()
 	s.compareDisks()
 }

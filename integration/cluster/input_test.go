@@ -98,7 +98,9 @@ func TestStrangersAreRefused(t *testing.T) {
 
 	// One of the cluster's own that changed.
 	b := c.Brokers[2]
-	c.CreateTopic(topicName, partitions, 3, tiered...)
+	w := startWorkload(t, c)
+	w.awaitTiered()
+	w.finish()
 	c.StopBroker(b)
 	b.Set = []string{"node.id=9"}
 	refused(t, b, "node.id")

@@ -20,7 +20,7 @@ func TestFourthBroker(t *testing.T) {
 	}
 	c := harness.StartCluster(t, harness.ClusterOptions{Set: settings()})
 	w := startWorkload(t, c)
-	w.verifyBucket()
+	w.awaitTiered()
 	b := c.AddBroker()
 	adm := kadm.NewClient(c.Client())
 	var move kadm.AlterPartitionAssignmentsReq
