@@ -72,7 +72,11 @@ func TestStartAndStop(t *testing.T) {
 	require.NoError(t, err, "what is scraped must be well formed")
 	require.NoError(t, resp.Body.Close())
 	require.EqualValues(t, 1, families["firn_ready"].Metric[0].Gauge.GetValue())
-	require.Contains(t, families, "kafka_server_replicamanager_underreplicatedpartitions")
+	for _, name := range []string{"kafka_server_replicamanager_underreplicatedpartitions", "kafka_server_replicamanager_isrshrinks_total",
+		"kafka_server_replicafetchermanager_maxlag", "firn_replica_fetches_total"} {
+		require.Contains(t, families, name)
+	}
+	require.Positive(t, families["firn_broker_lease_seconds"].Metric[0].Gauge.GetValue())
 
 	second, err := New(cfg, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)

@@ -43,11 +43,24 @@ var (
 	descBytesOut   = desc("kafka_server_brokertopicmetrics_bytesout_total", "Bytes of batches read by clients, from both tiers.", "topic")
 	descRejected   = desc("kafka_server_brokertopicmetrics_failedproducerequests_total", "Batches refused or failed.", "topic")
 
-	descLogSize     = desc("kafka_log_log_size", "Bytes on the local disk.", "topic", "partition")
-	descLogStart    = desc("kafka_log_log_logstartoffset", "Log start offset.", "topic", "partition")
-	descLogEnd      = desc("kafka_log_log_logendoffset", "Log end offset.", "topic", "partition")
-	descWatermark   = desc("kafka_cluster_partition_high_watermark", "High watermark.", "topic", "partition")
-	descPartRemote  = desc("firn_partition_remote_end_offset", "End of what is in the object store.", "topic", "partition")
+	descLogSize    = desc("kafka_log_log_size", "Bytes on the local disk.", "topic", "partition")
+	descLogStart   = desc("kafka_log_log_logstartoffset", "Log start offset.", "topic", "partition")
+	descLogEnd     = desc("kafka_log_log_logendoffset", "Log end offset.", "topic", "partition")
+	descWatermark  = desc("kafka_cluster_partition_high_watermark", "High watermark.", "topic", "partition")
+	descPartRemote = desc("firn_partition_remote_end_offset", "End of what is in the object store.", "topic", "partition")
+
+	descReplicaIn   = desc("kafka_server_brokertopicmetrics_replicationbytesin_total", "Bytes of batches that came from leaders.")
+	descReplicaOut  = desc("kafka_server_brokertopicmetrics_replicationbytesout_total", "Bytes of batches that followers were sent.")
+	descShrinks     = desc("kafka_server_replicamanager_isrshrinks_total", "Changes by which a led partition's ISR lost replicas.")
+	descExpands     = desc("kafka_server_replicamanager_isrexpands_total", "Changes by which a led partition's ISR gained replicas.")
+	descMaxLag      = desc("kafka_server_replicafetchermanager_maxlag", "Records that the slowest follower here lacks of what is committed, as far as it knows.")
+	descPulls       = desc("firn_replica_fetches_total", "Requests of this broker's followers that leaders answered.")
+	descPullFails   = desc("firn_replica_fetch_failures_total", "Requests of this broker's followers that were not answered.")
+	descPullRefused = desc("firn_replica_reply_failures_total", "Answers for one partition that were an error or could not be carried out.")
+	descViolations  = desc("firn_partition_violations_total", "Times that an invariant of a partition did not hold.")
+	descBelow       = desc("firn_partition_below_watermark_total", "Truncations of records that were known to be committed.")
+	descLease       = desc("firn_broker_lease_seconds", "Time left in which this broker may lead without word from the controller.")
+
 	descPartitions  = desc("kafka_server_replicamanager_partitioncount", "Partitions on this broker.")
 	descLeaders     = desc("kafka_server_replicamanager_leadercount", "Partitions that this broker leads.")
 	descUnderRep    = desc("kafka_server_replicamanager_underreplicatedpartitions", "Led partitions whose ISR lacks replicas.")
@@ -172,6 +185,7 @@ type topicSums struct{ bytesIn, messagesIn, bytesOut, rejected uint64 }
 
 func (c *metricsCollector) partitions(s sink) {
 	leaders, underReplicated, underMin := 0, 0, 0
+	lag := int64(0)
 	sums := make(map[string]*topicSums)
 	for p := range c.b.parts.All() {
 		st, isr := p.State(), p.InSync()
@@ -188,6 +202,7 @@ func (c *metricsCollector) partitions(s sink) {
 			underReplicated += int(truth(isr.InSync < isr.Replicas))
 			underMin += int(truth(isr.InSync < isr.Min))
 		}
+		lag = max(lag, p.Lag())
 		sum := sums[p.Topic()]
 		if sum == nil {
 			sum = &topicSums{}
@@ -205,6 +220,8 @@ func (c *metricsCollector) partitions(s sink) {
 		s.counter(descBytesOut, float64(sum.bytesOut), topic)
 		s.counter(descRejected, float64(sum.rejected), topic)
 	}
+	s.gauge(descMaxLag, float64(lag))
+	c.replication(s)
 	s.gauge(descPartitions, float64(c.b.parts.Len()))
 	s.gauge(descLeaders, float64(leaders))
 	s.gauge(descUnderRep, float64(underReplicated))
@@ -220,6 +237,21 @@ func (c *metricsCollector) partitions(s sink) {
 	s.counter(descCompactFail, float64(c.b.cleaner.failures.Load()))
 }
 
+// replication tells the broker's sums; they do not fall when a partition goes.
+func (c *metricsCollector) replication(s sink) {
+	n := c.b.parts.Totals()
+	s.counter(descReplicaIn, float64(n.ReplicaIn))
+	s.counter(descReplicaOut, float64(n.ReplicaOut))
+	s.counter(descShrinks, float64(n.ISRShrinks))
+	s.counter(descExpands, float64(n.ISRExpands))
+	s.counter(descViolations, float64(n.Violations))
+	s.counter(descBelow, float64(n.BelowWatermark))
+	pulls := c.b.pulls.Stats()
+	s.counter(descPulls, float64(pulls.Fetches))
+	s.counter(descPullFails, float64(pulls.FailedFetches))
+	s.counter(descPullRefused, float64(pulls.FailedReplies))
+}
+
 func (c *metricsCollector) cluster(s sink) {
 	img := c.b.meta.Image()
 	s.gauge(descController, truth(img.ControllerID() == c.b.cfg.ID))
@@ -227,6 +259,7 @@ func (c *metricsCollector) cluster(s sink) {
 	s.gauge(descAllParts, float64(img.PartitionCount()))
 	s.gauge(descNoLeader, float64(leaderless(img)))
 	s.gauge(descMetaIndex, float64(img.Index()))
+	s.gauge(descLease, c.b.cluster.beats.Lease().Left().Seconds())
 }
 
 func leaderless(img *metadata.Image) int {

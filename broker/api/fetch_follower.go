@@ -66,11 +66,13 @@ func (t *leaderThrottle) at(s *Server, img *metadata.Image) *fetch.Throttle {
 
 // countOut counts records that go out to a consumer or a follower.
 func (s *Server) countOut(w *fetch.Want, bytes int64) {
-	if w.Read.Replica == nil {
-		if p := s.Partitions.Get(w.TP); p != nil {
-			p.CountOut(bytes)
-		}
-		return
+	p := s.Partitions.Get(w.TP)
+	switch {
+	case p == nil: // it has just gone
+	case w.Read.Replica == nil:
+		p.CountOut(bytes)
+	default:
+		p.CountReplicaOut(bytes)
 	}
 	if w.Throttled != nil {
 		w.Throttled.Sent(bytes)

@@ -272,6 +272,9 @@ func TestLeadersThrottle(t *testing.T) {
 		e.PutPartition(record.TopicPartition{Topic: id}, &next)
 	})
 	require.True(t, sent(), "in sync")
+	counted := b.set.Totals()
+	require.Equal(t, 4*counted.BytesIn, counted.ReplicaOut)
+	require.Zero(t, counted.BytesOut, "no client has read")
 
 	require.True(t, throttles([]string{"*"}, 3, 1))
 	require.True(t, throttles([]string{"0:2", "3:1"}, 3, 1))

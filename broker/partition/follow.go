@@ -125,6 +125,7 @@ func (p *Partition) appendReply(r *Reply, watermark record.Offset) (bytes, batch
 		p.dropGathered()
 		p.counts.replicaIn.Add(uint64(bytes))
 	}
+	p.counts.leaderWatermark.Store(int64(watermark))
 	p.mu.Lock()
 	if batches > 0 {
 		p.effectsLocked(p.rep.Appended(p.log.End()))

@@ -248,7 +248,11 @@ func (p *Partition) take(a replica.Assignment) error {
 	p.mu.Lock()
 	p.logStart = max(p.logStart, a.LogStart)
 	p.remoteEnd = max(p.remoteEnd, a.RemoteEnd)
+	led, isr := p.rep.Role() == replica.Leader, p.rep.ISR()
 	eff := p.rep.Assign(time.Now(), a, replica.Progress{LogEnd: p.log.End(), FlushedEnd: p.log.FlushedEnd()})
+	if led && p.rep.Role() == replica.Leader {
+		p.countISRLocked(isr)
+	}
 	p.mu.Unlock()
 	if eff.AssignEpoch {
 		err = p.log.AssignEpoch(a.LeaderEpoch, p.log.End())

@@ -94,6 +94,7 @@ type Set struct {
 	// offline says the same to those who do not hold mu.
 	offline sync.Map        // record.TopicPartition → struct{}
 	image   *metadata.Image // of the last Apply
+	gone    Counters        // of the partitions that were removed
 	closed  bool
 	begun   bool
 
@@ -427,6 +428,7 @@ func (s *Set) removeLocked(tp record.TopicPartition) {
 		if err := p.close(true); err != nil {
 			s.opts.Logger.Warn("close log of a partition that goes", "topic", p.topic, "partition", tp.Partition, "err", err)
 		}
+		s.gone.add(p.Counters())
 	}
 	if err := s.opts.Dir.RemovePartition(tp); err != nil {
 		s.opts.Logger.Error("remove log of a partition that is not here any more", "partition", tp, "err", err)
