@@ -121,6 +121,9 @@ func (b *Broker) fail(err error) {
 	}
 }
 
+// fatalShutdown is how long connections may drain when the broker cannot go on.
+const fatalShutdown = time.Second
+
 // Run serves until ctx ends, then shuts down in order. The error is nil after an
 // orderly end.
 func (b *Broker) Run(ctx context.Context) (err error) {
@@ -165,7 +168,11 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 	}
 	b.ready.Store(false)
 	clean = err == nil
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.ShutdownTimeout)
+	patience := b.cfg.ShutdownTimeout
+	if !clean {
+		patience = min(patience, fatalShutdown) // what is waited for may never come
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	if clean {
 		b.leave(stop)
