@@ -49,5 +49,6 @@ func random(t *testing.T) *rand.Rand {
 // settings let brokers look often for what to move and delete.
 func settings(more ...string) []string {
 	return append([]string{"log.retention.check.interval.ms=200", "remote.log.manager.task.interval.ms=200", "tier.delete.grace.ms=1000",
-		"cache.memory.bytes=16777216", "cache.disk.bytes=33554432", "group.initial.rebalance.delay.ms=100"}, more...)
+		"cache.memory.bytes=16777216", "cache.disk.bytes=33554432", "group.initial.rebalance.delay.ms=100",
+		"replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector"}, more...)
 }

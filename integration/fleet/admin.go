@@ -132,6 +132,9 @@ func (f *Fleet) wanted() []*Broker {
 // itself ends the wait.
 func (f *Fleet) AwaitHealthy(ctx context.Context) error {
 	living := f.wanted()
+	if len(living) == 0 {
+		return errors.New("fleet: no broker runs")
+	}
 	err := await(ctx, func(ctx context.Context) error {
 		for _, b := range living {
 			select {
@@ -153,10 +156,35 @@ func (f *Fleet) AwaitHealthy(ctx context.Context) error {
 				return fmt.Errorf("broker %d says that %d brokers are up, and %d run", b.ID, h.BrokersUp, len(living))
 			}
 		}
-		return nil
+		return living[0].enoughVoters(ctx)
 	})
 	if err != nil {
 		return fmt.Errorf("fleet: the cluster is not whole: %w", err)
+	}
+	return nil
+}
+
+// voters is how many brokers vote on the metadata where there are as many.
+const voters = 3
+
+// enoughVoters asks whether the metadata has the voters that it should have: with
+// fewer, the loss of one can end it.
+func (b *Broker) enoughVoters(ctx context.Context) error {
+	var all adminapi.ClusterBrokers
+	if err := b.GetJSON(ctx, adminapi.PathClusterBrokers, &all); err != nil {
+		return err
+	}
+	up, voting := 0, 0
+	for _, x := range all.Brokers {
+		if x.State == adminapi.BrokerUp {
+			up++
+			if x.Voter {
+				voting++
+			}
+		}
+	}
+	if want := min(voters, up); up >= voters && voting < want {
+		return fmt.Errorf("%d of %d brokers vote on the metadata", voting, want)
 	}
 	return nil
 }
