@@ -43,6 +43,7 @@ type plan struct {
 	allPower               float64 // the chance that a loss of power hits all brokers
 	bucketFail, bucketLate float64 // chances of a PUT that fails, or that lands after its time-out
 	putTime, putTimeout    time.Duration
+	copyBytes              int64 // that one object has at most, an offset being a byte
 }
 
 // topicPlan is one topic.
@@ -130,7 +131,7 @@ func drawPlan(rng *rand.Rand) plan {
 		flush: r.between(100*time.Microsecond, 10*time.Millisecond), slow: r.unlikely(0.3, 0.1),
 		down: r.between(50*time.Millisecond, 4*time.Second), paused: r.between(100*time.Millisecond, 6*time.Second),
 		cutFor: r.between(100*time.Millisecond, 6*time.Second), fetchBatches: 1 + r.IntN(6),
-		allPower: 0.3, putTime: r.between(10*time.Millisecond, time.Second),
+		allPower: 0.3, copyBytes: 20, putTime: r.between(10*time.Millisecond, time.Second),
 	}
 	if r.chance(0.3) {
 		p.session, p.heartbeat = time.Second, 150*time.Millisecond
@@ -175,12 +176,13 @@ func drawPlan(rng *rand.Rand) plan {
 // and succeeded uncleanly, and comes back with a copy under way.
 func (p *plan) lonelyLeaders(r drawn) {
 	p.session, p.heartbeat, p.lagMax = time.Second, 150*time.Millisecond, time.Second
-	p.work, p.produceEvery, p.putTime = 12*time.Second, 60*time.Millisecond, r.between(time.Second, 3*time.Second)
-	p.down, p.cutFor = 3*time.Second, r.between(2*time.Second, 5*time.Second)
-	p.every.cut, p.every.kill = r.between(700*time.Millisecond, 2*time.Second), r.between(700*time.Millisecond, 2*time.Second)
+	p.work, p.produceEvery, p.putTime, p.copyBytes = 12*time.Second, 60*time.Millisecond, r.between(300*time.Millisecond, 2*time.Second), 1000
+	p.brokers, p.cutFor = 3, r.between(2*time.Second, 6*time.Second)
+	p.every.kill, p.every.power, p.every.wipe, p.every.reassign = 0, 0, 0, 0
+	p.every.cut = r.between(500*time.Millisecond, 1500*time.Millisecond)
 	for i := range p.topics {
 		t := &p.topics[i]
-		t.factor, t.minISR, t.tiered, t.unclean, t.perSeal = 2+r.IntN(2), 1, true, true, 2
+		t.factor, t.minISR, t.tiered, t.unclean, t.perSeal = 2, 1, true, true, 2
 	}
 }
 

@@ -66,7 +66,7 @@ const (
 func (p *proc) startTiering() {
 	w := p.w
 	t := &tiering{p: p, uploads: make([]func(error), len(w.parts)), machine: archive.NewMachine(archive.MachineOptions{
-		Concurrency: 2, TargetBytes: 20, MinBackoff: 100 * time.Millisecond, MaxBackoff: 2 * time.Second, NewID: w.newID, Jitter: w.rng.Float64})}
+		Concurrency: 2, TargetBytes: w.plan.copyBytes, MinBackoff: 100 * time.Millisecond, MaxBackoff: 2 * time.Second, NewID: w.newID, Jitter: w.rng.Float64})}
 	p.tier = t
 	p.every(lookEvery, func() { t.do(t.machine.Observe(p.clock(), t.leads())) })
 	p.every(100*time.Millisecond, func() { t.do(t.machine.Tick(p.clock())) })
