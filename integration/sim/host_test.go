@@ -43,7 +43,6 @@ type waitingAck struct {
 type waitingFetch struct {
 	from  record.Offset
 	hw    record.Offset
-	until time.Duration
 	reply func()
 }
 
@@ -53,8 +52,6 @@ var (
 	errUnavailable = errors.New("sim: offset not available")
 	errOutOfRange  = errors.New("sim: offset out of range")
 )
-
-// Position and what is known of epochs: replica.Epochs.
 
 // LastEpoch implements replica.Epochs.
 func (l *modelLog) LastEpoch() record.Epoch { return l.epochs.Last() }

@@ -116,10 +116,6 @@ func (l *modelLog) read(from, upTo record.Offset, most int) []batch {
 	return l.batches[i:j:j]
 }
 
-func (l *modelLog) epochEnd(e record.Epoch) (record.Epoch, record.Offset) {
-	return l.epochs.EndOf(e, l.end())
-}
-
 // truncateTo follows commitlog.Log.TruncateTo. chain is for where the log begins
 // anew, below its start.
 func (l *modelLog) truncateTo(off record.Offset, chain uint64) {

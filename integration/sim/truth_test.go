@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"slices"
 	"sort"
 
@@ -11,15 +12,14 @@ import (
 // truth is what the checker knows of one partition: the batches that some leader
 // has declared committed, in order. Nothing may contradict it.
 type truth struct {
-	tp       record.TopicPartition
-	index    int // in world.parts
-	topic    *topicPlan
-	w        *world
-	batches  []batch
-	touched  bool
-	lastSeq  map[int64]position
-	acked    []ack
-	ackedEnd record.Offset
+	tp      record.TopicPartition
+	index   int // in world.parts
+	topic   *topicPlan
+	w       *world
+	batches []batch
+	touched bool
+	lastSeq map[int64]position
+	acked   []ack
 
 	// floor is the leader epoch of the last unclean election. What leaders of
 	// earlier epochs go on to believe is of no account; before it, records may
@@ -299,4 +299,4 @@ func (t *truth) told(epoch record.Epoch, hw record.Offset) {
 	t.served, t.servedHW = epoch, hw
 }
 
-func (t *truth) name() string { return t.topic.name + "-" + string(rune('0'+t.tp.Partition)) }
+func (t *truth) name() string { return fmt.Sprintf("%s-%d", t.topic.name, t.tp.Partition) }
