@@ -73,11 +73,18 @@ func move(ctx context.Context, e *Env) (figures []Figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	hot, err := c.awaitHot(ctx)
+	if err := c.awaitCold(ctx); err != nil {
+		return nil, err
+	}
+	// What is written from now on stays out of the bucket, and is what moves.
+	if err := c.setConfigs(ctx, moveTopic, "remote.log.copy.disable", "true", "local.retention.bytes", "-2"); err != nil {
+		return nil, err
+	}
+	_, err = load.Produce(ctx, load.ProduceOptions{Addr: c.Brokers[0].Kafka, Topic: moveTopic, Partitions: 1, Acks: -1, Bytes: hotBytes})
 	if err != nil {
 		return nil, err
 	}
-	f := Figure{What: fmt.Sprintf("moving a partition of %.1f GB of which %d MB are hot", float64(size)/1e9, hot>>20), Unit: "s", Target: &Target{Bound: 5},
+	f := Figure{What: fmt.Sprintf("moving a partition of %.1f GB of which %d MB are hot", float64(size)/1e9, hotBytes>>20), Unit: "s", Target: &Target{Bound: 5},
 		Note: note + "from the request until the target alone is replica and in sync"}
 	at := int32(1)
 	for range e.Runs {
@@ -105,10 +112,9 @@ func move(ctx context.Context, e *Env) (figures []Figure, err error) {
 	return []Figure{f}, nil
 }
 
-// awaitHot waits until only the hot part is on the leader's disk, and returns its
-// bytes.
-func (c *cluster) awaitHot(ctx context.Context) (hot int64, err error) {
-	_, err = until(ctx, time.Now(), 100*time.Millisecond, func(ctx context.Context) (bool, error) {
+// awaitCold waits until only the last segments are on the leader's disk.
+func (c *cluster) awaitCold(ctx context.Context) error {
+	_, err := until(ctx, time.Now(), 100*time.Millisecond, func(ctx context.Context) (bool, error) {
 		var m adminapi.TierMap
 		if err := c.Brokers[0].GetJSON(ctx, adminapi.PathTierMap+"?topic="+url.QueryEscape(moveTopic), &m); err != nil {
 			return false, err
@@ -117,18 +123,44 @@ func (c *cluster) awaitHot(ctx context.Context) (hot int64, err error) {
 		if err != nil {
 			return false, err
 		}
-		hot = 0
+		local := int64(0)
 		for _, entry := range entries {
 			if info, err := entry.Info(); err == nil && strings.HasSuffix(entry.Name(), ".log") {
-				hot += info.Size()
+				local += info.Size()
 			}
 		}
-		if hot > hotBytes {
-			return false, fmt.Errorf("bench: %d MB are on disk still", hot>>20)
+		if local > hotBytes {
+			return false, fmt.Errorf("bench: %d MB are on disk still", local>>20)
 		}
 		return true, nil
 	})
-	return hot, err
+	return err
+}
+
+// setConfigs sets configs of a topic, given as name, value, name, value.
+func (c *cluster) setConfigs(ctx context.Context, topic string, pairs ...string) error {
+	resp, err := configChange(topic, pairs...).RequestWith(ctx, c.client)
+	if err == nil {
+		err = codeError(resp.Resources[0].ErrorCode)
+	}
+	if err != nil {
+		return fmt.Errorf("bench: configs %v of %s: %w", pairs, topic, err)
+	}
+	return nil
+}
+
+// configChange asks for configs of one topic.
+func configChange(topic string, pairs ...string) *kmsg.IncrementalAlterConfigsRequest {
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, topic
+	for i := 0; i+1 < len(pairs); i += 2 {
+		config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		config.Name, config.Op, config.Value = pairs[i], kmsg.IncrementalAlterConfigOpSet, &pairs[i+1]
+		resource.Configs = append(resource.Configs, config)
+	}
+	req.Resources = append(req.Resources, resource)
+	return req
 }
 
 // reassign asks for new replicas of a partition.
@@ -251,14 +283,7 @@ func (c *cluster) commits(ctx context.Context, leader *fleet.Broker, span time.D
 			}
 			defer client.Close()
 			for n := 0; time.Since(began) < span; n++ {
-				value := fmt.Sprint(1000 + n)
-				req := kmsg.NewPtrIncrementalAlterConfigsRequest()
-				resource := kmsg.NewIncrementalAlterConfigsRequestResource()
-				resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, fmt.Sprintf("%s-%d", commitTopic, i)
-				config := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
-				config.Name, config.Op, config.Value = "flush.ms", kmsg.IncrementalAlterConfigOpSet, &value
-				resource.Configs = append(resource.Configs, config)
-				req.Resources = append(req.Resources, resource)
+				req := configChange(fmt.Sprintf("%s-%d", commitTopic, i), "flush.ms", fmt.Sprint(1000+n))
 				resp, err := req.RequestWith(gctx, client.Broker(int(leader.ID)))
 				if err == nil {
 					err = codeError(resp.Resources[0].ErrorCode)
