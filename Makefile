@@ -37,6 +37,7 @@ run-cluster: build $(BIN)/minio ## three brokers over MinIO on 127.0.0.1:9092 an
 test: $(BIN)/minio ## all tests that need Go alone, a real MinIO among them
 	@test -n '$(RACE)' || echo 'no C compiler found: the tests run without the race detector'
 	FIRN_TEST_MINIO=$(BIN)/minio $(GO) test $(RACE) -timeout 20m ./...
+	$(GO) test ./integration/sim -run TestSeeds
 
 test-clients: build ## kcat, librdkafka, Python, Node and Apache Kafka's own tools against bin/firn
 	./integration/clients/run.sh

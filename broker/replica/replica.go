@@ -241,8 +241,9 @@ type Replica struct {
 	followers map[int32]*follower // leader only
 }
 
-// New returns an offline replica of the broker with the given id. highWatermark
-// is what is known to be committed, the log start.
+// New returns an offline replica of the broker with the given id. highWatermark is
+// the log start, and never the end of what is in the bucket: a log that ends below
+// that need not be on the committed lineage.
 func New(id int32, cfg Config, highWatermark record.Offset, p Progress) *Replica {
 	r := &Replica{id: id, cfg: cfg.withDefaults(), leader: -1, leaderEpoch: -1, partitionEpoch: -1,
 		logEnd: p.LogEnd, flushedEnd: p.FlushedEnd}
