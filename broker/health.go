@@ -75,6 +75,9 @@ func clusterHealth(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterHeal
 	if up := len(voters) - countOf(voters, down); len(voters) > 1 && up <= len(voters)/2+1 && up < len(voters) {
 		add(adminapi.HealthDegraded, fmt.Sprintf("%d of %d metadata voters are up: the loss of one more stops changes", up, len(voters)), nil)
 	}
+	if n := len(voters); n > 0 && n < 3 && h.Brokers >= 3 {
+		add(adminapi.HealthDegraded, count(n, "broker votes", "brokers vote")+" on the metadata, wanted are 3: a vote is given to another as soon as it has caught up", nil)
+	}
 	if n := len(underReplicated); n > 0 {
 		add(adminapi.HealthDegraded, count(n, "partition lacks", "partitions lack")+" replicas in sync", underReplicated)
 	}

@@ -100,7 +100,10 @@ func TestHealthNamesReasons(t *testing.T) {
 		})
 	}
 	img, voters := threeBrokers(nil)
-	h := clusterHealth(img.WithController(-1), voters)
+	h := clusterHealth(img, voters[:2])
+	require.Equal(t, adminapi.HealthDegraded, h.State)
+	require.Contains(t, h.Reasons[0].What, "2 brokers vote on the metadata, wanted are 3")
+	h = clusterHealth(img.WithController(-1), voters)
 	require.Equal(t, adminapi.HealthCritical, h.State)
 	require.Contains(t, h.Reasons[0].What, "no broker leads the metadata")
 }

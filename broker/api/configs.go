@@ -222,7 +222,7 @@ func (s *Server) alter(ctx context.Context, all []configChange, validateOnly boo
 // alterOnce makes one attempt at the changes named by todo and returns those that
 // were overtaken.
 func (s *Server) alterOnce(ctx context.Context, all []configChange, todo []int, validateOnly bool) (overtaken []int) {
-	img := s.Meta.Image()
+	img := s.current(ctx)
 	cmd := &command.AlterConfigs{Request: command.Request{RequestID: uuid.New()}}
 	var slots []int
 	for _, i := range todo {

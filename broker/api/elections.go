@@ -44,7 +44,7 @@ func (s *Server) electLeaders(r *wire.Request, req *kmsg.ElectLeadersRequest) {
 		return
 	}
 	s.slow(millis(req.TimeoutMillis), func(ctx context.Context) {
-		img := s.Meta.Image()
+		img := s.current(ctx)
 		e := elections{kind: kind, resp: resp}
 		all := req.Topics == nil
 		if all {

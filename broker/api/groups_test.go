@@ -40,6 +40,8 @@ func (m *groupMeta) Image() *metadata.Image {
 	return m.img
 }
 
+func (m *groupMeta) ReadBarrier(context.Context) error { return nil }
+
 func (m *groupMeta) Propose(context.Context, command.Command) (command.Result, error) {
 	return command.Result{}, command.ErrNotLeader
 }

@@ -49,7 +49,7 @@ type reassignment struct {
 // (KIP-455).
 func (s *Server) alterReassignments(r *wire.Request, req *kmsg.AlterPartitionAssignmentsRequest) {
 	s.slow(millis(req.TimeoutMillis), func(ctx context.Context) {
-		img := s.Meta.Image()
+		img := s.current(ctx)
 		resp := kmsg.NewPtrAlterPartitionAssignmentsResponse()
 		resp.AllowReplicationFactorChange = req.AllowReplicationFactorChange
 		cmd := &command.AlterReassignments{Request: command.Request{RequestID: uuid.New()},

@@ -89,6 +89,22 @@ func (s *Server) slow(timeout time.Duration, f func(ctx context.Context)) {
 	})
 }
 
+// current is an image that has every change which was answered before the call, at
+// whichever broker: a change must not be refused for what another broker has already
+// told its client. The metadata leader's own image is such a one, since it answers
+// no change before it has it.
+func (s *Server) current(ctx context.Context) *metadata.Image {
+	img := s.Meta.Image()
+	if img.ControllerID() == s.nodeID() {
+		return img
+	}
+	if err := s.Meta.ReadBarrier(ctx); err != nil {
+		// What is proposed next meets the same obstacle, and is answered with it.
+		s.Logger.Debug("metadata is perhaps not current", "err", err)
+	}
+	return s.Meta.Image()
+}
+
 // on adapts a typed handler to the table.
 func on[T kmsg.Request](f func(*Server, *wire.Request, T)) func(*Server, *wire.Request) {
 	return func(s *Server, r *wire.Request) { f(s, r, r.Body.(T)) }

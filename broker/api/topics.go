@@ -104,7 +104,7 @@ func assignmentOf(rt *kmsg.CreateTopicsRequestTopic) ([][]int32, error) {
 // makeTopics validates, places and proposes the topics without an error; each
 // spec gets its id or error.
 func (s *Server) makeTopics(ctx context.Context, specs []topicSpec, validateOnly bool) {
-	img := s.Meta.Image()
+	img := s.current(ctx)
 	cmd := &command.CreateTopics{Request: command.Request{RequestID: uuid.New()}, Time: time.Now().UnixMilli()}
 	var made []*topicSpec
 	for i := range specs {
@@ -281,7 +281,7 @@ func (s *Server) createdTopic(img *metadata.Image, spec *topicSpec) kmsg.CreateT
 // deleteTopics removes topics by name, from version 6 also by id.
 func (s *Server) deleteTopics(r *wire.Request, req *kmsg.DeleteTopicsRequest) {
 	s.slow(millis(req.TimeoutMillis), func(ctx context.Context) {
-		img := s.Meta.Image()
+		img := s.current(ctx)
 		resp := kmsg.NewPtrDeleteTopicsResponse()
 		resp.Topics = deletions(img, req)
 		if !s.Config.DeleteEnable {
@@ -399,7 +399,7 @@ func deletion(img *metadata.Image, key topicKey, twice bool) kmsg.DeleteTopicsRe
 // createPartitions lets topics grow (KIP-195).
 func (s *Server) createPartitions(r *wire.Request, req *kmsg.CreatePartitionsRequest) {
 	s.slow(millis(req.TimeoutMillis), func(ctx context.Context) {
-		img := s.Meta.Image()
+		img := s.current(ctx)
 		resp := kmsg.NewPtrCreatePartitionsResponse()
 		cmd := &command.CreatePartitions{Request: command.Request{RequestID: uuid.New()}, Time: time.Now().UnixMilli()}
 		var slots []int

@@ -8,9 +8,8 @@ import (
 	"github.com/firnlog/firn/broker/config"
 )
 
-// runBroker is the one place where the command line meets package broker.
+// runBroker is where the command line meets package broker.
 func runBroker(ctx context.Context, cfg config.Config, log *slog.Logger) error {
-	broker.Version = softwareVersion()
 	b, err := broker.New(cfg, log)
 	if err != nil {
 		return err

@@ -13,9 +13,12 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/firnlog/firn/broker"
 )
 
 func main() {
+	broker.Version = softwareVersion()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second interrupt ends the process at once.
 	context.AfterFunc(ctx, stop)

@@ -19,8 +19,10 @@ const (
 	// voterGone is how long a voter must be silent, to gossip and to Raft, before
 	// another takes its place.
 	voterGone = 30 * time.Second
-	// voterSteady is how long a server must have been alive before it gets a vote.
+	// voterSteady is how long a server must have been alive before it gets a vote;
+	// voterUrgent is enough while there are two voters, which bear no loss.
 	voterSteady = 5 * time.Second
+	voterUrgent = 500 * time.Millisecond
 	// caughtUpWithin bounds how long ago a server must have had all of the log.
 	caughtUpWithin = 5 * time.Second
 	// inContact bounds how long ago a server that counts as living answered Raft.
@@ -180,10 +182,14 @@ func (p *voterPlan) quorate(more, less uuid.UUID) bool {
 // candidates are the followers that may get a vote, in order.
 func (p *voterPlan) candidates() []raftnode.Server {
 	var fit []raftnode.Server
+	steady := voterSteady
+	if n := len(p.voters); n > 1 && n < wantVoters {
+		steady = voterUrgent
+	}
 	for _, server := range p.v.Servers {
 		s := p.v.Standings[server.DirectoryID]
 		if !server.Voter && s.Alive && !s.Dismissed && p.living(server.DirectoryID) &&
-			p.now.Sub(s.AliveSince) >= voterSteady && p.now.Sub(s.CaughtUp) <= caughtUpWithin {
+			p.now.Sub(s.AliveSince) >= steady && p.now.Sub(s.CaughtUp) <= caughtUpWithin {
 			fit = append(fit, server)
 		}
 	}

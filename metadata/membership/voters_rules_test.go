@@ -47,6 +47,7 @@ func TestVoterRules(t *testing.T) {
 		"one voter, one follower":        {view(1, 2, nil), NoChange, 0},
 		"one voter, two followers":       {view(1, 3, nil), AddVoter, 2},
 		"one of two followers lags":      {view(1, 3, func(s map[int]*Standing) { s[3].CaughtUp = now.Add(-time.Minute) }), NoChange, 0},
+		"two voters and a newcomer":      {view(2, 3, func(s map[int]*Standing) { s[3].AliveSince = now.Add(-time.Second) }), AddVoter, 3},
 		"one of two has just come":       {view(1, 3, func(s map[int]*Standing) { s[3].AliveSince = now.Add(-time.Second) }), NoChange, 0},
 		"two voters, one follower":       {view(2, 3, nil), AddVoter, 3},
 		"two voters, one out of contact": {view(2, 3, func(s map[int]*Standing) { s[2].LastContact = now.Add(-5 * time.Second) }), AddVoter, 3},
