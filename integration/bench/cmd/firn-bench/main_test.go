@@ -29,5 +29,5 @@ func TestChooseKeepsTheOrderAsked(t *testing.T) {
 	require.Equal(t, "fsync", cases[1].Name)
 	all, err := choose("")
 	require.NoError(t, err)
-	require.Len(t, all, 8)
+	require.Len(t, all, 14)
 }
