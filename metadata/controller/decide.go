@@ -18,7 +18,8 @@ const drainWait = 2 * time.Second
 //
 //   - A broker whose lease ended is fenced.
 //   - A fenced broker becomes active once it is heard, ready, and has applied its own
-//     registration.
+//     registration and what it was fenced by: else one that comes back from a cut would
+//     have a lease to serve what it led before, and does no more.
 //   - A broker that wants to shut down is announced to be shutting down. It is fenced,
 //     which grants the shutdown, once it leads nothing that an active replica could
 //     lead now or after catching up, and the active brokers know.
@@ -35,7 +36,7 @@ func Decide(now time.Time, img *metadata.Image, l *Leases) []command.Command {
 		case !b.Fenced && expired:
 			set(b, command.BrokerFenced)
 		case b.Fenced:
-			if !expired && !b.ShuttingDown && have.ready && !have.WantShutdown && !have.Heard.IsZero() && have.Applied >= uint64(b.Epoch) {
+			if !expired && !b.ShuttingDown && have.ready && !have.WantShutdown && !have.Heard.IsZero() && have.Applied >= max(uint64(b.Epoch), have.fencedAt) {
 				set(b, command.BrokerActive)
 			}
 		case have.WantShutdown && !b.ShuttingDown:

@@ -68,6 +68,9 @@ type lease struct {
 	ready bool
 	// suspect and gone end with the next heartbeat.
 	suspect, gone bool
+	// fencedAt is the index of the first image that showed the broker fenced, 0 while
+	// it is not.
+	fencedAt uint64
 	// drainedAt is the index of the image in which the broker, shutting down, first
 	// led nothing that another could lead, and drainedSince when that was.
 	drainedAt    uint64
@@ -86,6 +89,12 @@ func (l *Leases) sync(now time.Time, img *metadata.Image) {
 	for b := range img.Brokers() {
 		if have := l.brokers[b.ID]; have == nil || have.Epoch < b.Epoch {
 			l.brokers[b.ID] = &lease{Status: Status{Epoch: b.Epoch}, since: now}
+		}
+		switch have := l.brokers[b.ID]; {
+		case !b.Fenced:
+			have.fencedAt = 0
+		case have.fencedAt == 0:
+			have.fencedAt = img.Index()
 		}
 	}
 	for id := range l.brokers {

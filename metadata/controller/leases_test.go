@@ -97,8 +97,8 @@ func TestStateOfABroker(t *testing.T) {
 	}{
 		"fenced and silent":             {broker: b{Fenced: true}},
 		"fenced, heard, not ready":      {broker: b{Fenced: true}, hb: &Heartbeat{Applied: 9}},
-		"fenced, ready, behind":         {broker: b{Fenced: true}, hb: &Heartbeat{Applied: 4, Ready: true}},
-		"fenced, ready, caught up":      {broker: b{Fenced: true}, hb: &Heartbeat{Applied: 5, Ready: true}, want: command.BrokerActive},
+		"fenced, ready, behind":         {broker: b{Fenced: true}, hb: &Heartbeat{Applied: 8, Ready: true}},
+		"fenced, ready, caught up":      {broker: b{Fenced: true}, hb: &Heartbeat{Applied: 9, Ready: true}, want: command.BrokerActive},
 		"fenced, wants to go":           {broker: b{Fenced: true}, hb: &Heartbeat{Applied: 9, Ready: true, WantShutdown: true}},
 		"fenced after a shutdown":       {broker: b{Fenced: true, ShuttingDown: true}, hb: &Heartbeat{Applied: 9, Ready: true}},
 		"active":                        {hb: &Heartbeat{Applied: 9, Ready: true}},
