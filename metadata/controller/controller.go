@@ -21,6 +21,12 @@ type Calls interface {
 	HandleCall(name string, fn func(ctx context.Context, p link.Peer, body []byte) ([]byte, error))
 }
 
+// Proposer is what the controller needs of the metadata client.
+type Proposer interface {
+	Image() *metadata.Image
+	Propose(ctx context.Context, cmd command.Command) (command.Result, error)
+}
+
 // Options configure a Controller.
 type Options struct {
 	// Meta proposes as the metadata leader, and only as it: what a deposed one decided

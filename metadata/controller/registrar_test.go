@@ -4,15 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 )
-
-// Proposer is what Register needs of the metadata client.
-type Proposer interface {
-	Image() *metadata.Image
-	Propose(ctx context.Context, cmd command.Command) (command.Result, error)
-}
 
 // Register announces a broker's process and unfences it at once: for a node that is
 // alone, with nobody to catch up with. The state machine elects leaders for the
