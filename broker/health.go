@@ -58,22 +58,24 @@ func clusterHealth(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterHeal
 	if n := len(underMin); n > 0 {
 		add(adminapi.HealthCritical, count(n, "partition has", "partitions have")+" fewer replicas in sync than min.insync.replicas: acks=all is refused", underMin)
 	}
-	down := map[uuid.UUID]bool{}
+	up := map[uuid.UUID]bool{}
 	for b := range img.Brokers() {
 		h.Brokers++
 		switch {
 		case b.Fenced:
-			down[b.DirectoryID] = true
 			add(adminapi.HealthDegraded, fmt.Sprintf("broker %d is fenced: its heartbeats stay away, or it has not caught up yet", b.ID), nil)
 		case b.ShuttingDown:
 			h.BrokersUp++
+			up[b.DirectoryID] = true
 			add(adminapi.HealthDegraded, fmt.Sprintf("broker %d is shutting down", b.ID), nil)
 		default:
 			h.BrokersUp++
+			up[b.DirectoryID] = true
 		}
 	}
-	if up := len(voters) - countOf(voters, down); len(voters) > 1 && up <= len(voters)/2+1 && up < len(voters) {
-		add(adminapi.HealthDegraded, fmt.Sprintf("%d of %d metadata voters are up: the loss of one more stops changes", up, len(voters)), nil)
+	// A voter that is no registered broker any more votes no more either.
+	if n := countOf(voters, up); len(voters) > 1 && n <= len(voters)/2+1 && n < len(voters) {
+		add(adminapi.HealthDegraded, fmt.Sprintf("%d of %d metadata voters are up: the loss of one more stops changes", n, len(voters)), nil)
 	}
 	if n := len(voters); n > 0 && n < 3 && h.Brokers >= 3 {
 		add(adminapi.HealthDegraded, count(n, "broker votes", "brokers vote")+" on the metadata, wanted are 3: a vote is given to another as soon as it has caught up", nil)

@@ -1,11 +1,15 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -74,7 +78,8 @@ func TestCertificateOfAnotherAuthority(t *testing.T) {
 		l.HandleStream(KindKafka, func(c net.Conn, _ Peer) { accepted.Add(1); c.Close() })
 		return l
 	}
-	good := handle(openLink(t, 1, func(o *Options) { o.TLS = ca.node(t) }))
+	var told syncBuffer
+	good := handle(openLink(t, 1, func(o *Options) { o.TLS, o.Logger = ca.node(t), slog.New(slog.NewTextHandler(&told, nil)) }))
 	bad := handle(openLink(t, 2, func(o *Options) { o.TLS = other.node(t) }))
 	plain := handle(openLink(t, 3, nil))
 	// It trusts the good one, and is signed by nobody that the good one trusts.
@@ -86,8 +91,29 @@ func TestCertificateOfAnotherAuthority(t *testing.T) {
 		cancel()
 	}
 	require.Zero(t, accepted.Load())
+	// Each direction is complained of once, however often it is tried.
+	require.Equal(t, 1, strings.Count(told.String(), "TLS with a broker failed"), told.String())
+	require.Eventually(t, func() bool { return strings.Count(told.String(), "TLS with a broker that connected failed") == 1 }, 5*time.Second, 10*time.Millisecond)
 	_, err := Open(Options{Self: good.opts.Self, TLS: &tls.Config{MinVersion: tls.VersionTLS13}})
 	require.ErrorContains(t, err, "certificate")
+}
+
+// syncBuffer is a log that goroutines write.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 func TestRefusal(t *testing.T) {
