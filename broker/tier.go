@@ -17,6 +17,7 @@ import (
 	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/configdef"
+	"github.com/firnlog/firn/metadata/membership"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/archive"
 	"github.com/firnlog/firn/tiering/object"
@@ -404,12 +405,18 @@ func (l tierLogs) replica(p *partition.Partition) reclaim.Replica {
 	st := p.State()
 	rep := reclaim.Replica{Partition: p.TP(), Leader: st.Role == replica.Leader, LeaderEpoch: st.LeaderEpoch,
 		Policy: reclaim.PolicyOf(p.Config()),
-		State:  reclaim.State{LogStart: st.LogStart, RemoteEnd: st.RemoteEnd, Stable: st.LastStable, ClockTrusted: true}}
+		State:  reclaim.State{LogStart: st.LogStart, RemoteEnd: st.RemoteEnd, Stable: st.LastStable, ClockTrusted: l.b.clockTrusted()}}
 	for _, seg := range p.Log().Segments() {
 		rep.State.Local = append(rep.State.Local, reclaim.Segment{Base: seg.Base, End: seg.End, Bytes: seg.Bytes,
 			MaxTimestamp: seg.MaxTimestamp, Sealed: seg.Sealed})
 	}
 	return rep
+}
+
+// clockTrusted reports whether this node's clock is near the controller's, by the
+// last heartbeat: one that is off deletes nothing by time.
+func (b *Broker) clockTrusted() bool {
+	return b.cluster.beats.ClockBehind().Abs() <= membership.MaxClockSkew
 }
 
 // deliverTimeout bounds the wait for metadata that is committed already.
