@@ -84,7 +84,7 @@ func (b *Broker) startLink() error {
 // try again.
 func (b *Broker) servePeers() {
 	b.cluster.link.HandleStream(link.KindKafka, func(conn net.Conn, p link.Peer) {
-		if err := b.wire.ServeConn(conn, wire.ClusterListener); err != nil && !errors.Is(err, wire.ErrClosed) {
+		if err := b.wire.ServeConn(conn, p.NodeID); err != nil && !errors.Is(err, wire.ErrClosed) {
 			b.log.Warn("connection of a broker", "peer", p.String(), "err", err)
 		}
 	})

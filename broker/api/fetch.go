@@ -14,10 +14,11 @@ import (
 
 // fetch answers records from the local disk by file range and from the bucket
 // by cache, within a fetch session where the client has one (KIP-227). Followers
-// fetch on the cluster's port alone.
+// fetch on the cluster's port alone, each in its own name: a fetch offset is an
+// acknowledgement.
 func (s *Server) fetch(r *wire.Request, req *kmsg.FetchRequest) {
 	reader := readerOf(r, req)
-	if reader.replica != nil && !r.Conn.FromBroker() {
+	if reader.replica != nil && (!r.Conn.FromBroker() || r.Conn.PeerNode() != reader.replica.ID) {
 		s.refuseFetch(r, req, kerr.ClusterAuthorizationFailed)
 		return
 	}

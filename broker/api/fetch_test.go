@@ -10,20 +10,19 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/replica"
-	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/configdef"
 	"github.com/firnlog/firn/record"
 )
 
 // dialPeer connects as another broker of the cluster does.
-func (b *dataBroker) dialPeer() *groupClient {
+func (b *dataBroker) dialPeer(node int32) *groupClient {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b.t, err)
 	go func() {
 		conn, err := ln.Accept()
 		if err == nil {
-			err = b.wire.ServeConn(conn, wire.ClusterListener)
+			err = b.wire.ServeConn(conn, node)
 		}
 		if err != nil {
 			b.t.Errorf("cluster port: %v", err)
@@ -45,7 +44,7 @@ func followerFetch(name string, id record.TopicID, from int64) *kmsg.FetchReques
 func TestFollowersFetchOnTheClusterPortAlone(t *testing.T) {
 	b := startData(t)
 	id := b.topic("t", nil, onBrokers(1, 2))
-	c, peer := b.dial(), b.dialPeer()
+	c, peer := b.dial(), b.dialPeer(2)
 	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("a", "b")), 9).ErrorCode)
 	eachVersion(t, 1, func(t *testing.T, v int16) {
 		req := followerFetch("t", id, 0)
@@ -73,6 +72,36 @@ func TestFollowersFetchOnTheClusterPortAlone(t *testing.T) {
 	p = fetchOne(peer, wrong, 17)
 	require.Zero(t, p.ErrorCode)
 	require.GreaterOrEqual(t, p.DivergingEpoch.EndOffset, int64(0))
+}
+
+// A broker that fetches in another's name is refused, and moves nobody's progress:
+// what it was sent would count as durable there.
+func TestFollowersFetchInTheirOwnName(t *testing.T) {
+	b := startData(t)
+	b.edit(func(e *metadata.Editor) { e.PutBroker(&metadata.Broker{ID: 3}) })
+	id := b.topic("t", nil, onBrokers(1, 2, 3))
+	require.Zero(t, produced(b.dial(), produceTo("t", id, 1, 5000, 0, someBatch("a", "b")), 9).ErrorCode)
+	two, three, nobody := b.dialPeer(2), b.dialPeer(3), b.dialPeer(-1)
+	as := func(replica int32, from int64) *kmsg.FetchRequest {
+		req := followerFetch("t", id, from)
+		req.ReplicaID, req.ReplicaState.ID = replica, replica
+		return req
+	}
+	eachVersion(t, 1, func(t *testing.T, v int16) {
+		for _, peer := range []*groupClient{two, nobody} {
+			req := as(3, 2)
+			peer.send(req, v)
+			resp := peer.receiveAny(req).(*kmsg.FetchResponse)
+			if v >= 7 {
+				require.Equal(t, kerr.ClusterAuthorizationFailed.Code, resp.ErrorCode)
+				require.Empty(t, resp.Topics)
+			} else {
+				require.Equal(t, kerr.ClusterAuthorizationFailed.Code, resp.Topics[0].Partitions[0].ErrorCode)
+			}
+		}
+		require.Zero(t, fetchOne(two, as(2, 2), v).HighWatermark, "3 has nothing")
+	})
+	require.EqualValues(t, 2, fetchOne(three, as(3, 2), 17).HighWatermark, "3 says so itself")
 }
 
 // An incremental fetch by the wire: it tells what is new, in what the client has
@@ -178,7 +207,7 @@ func TestConsumersAreSentToTheirRack(t *testing.T) {
 		}
 	})
 	id := b.topic("t", nil, onBrokers(1, 2))
-	c, peer := b.dial(), b.dialPeer()
+	c, peer := b.dial(), b.dialPeer(2)
 	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("a", "b")), 9).ErrorCode)
 	fetchOne(peer, followerFetch("t", id, 2), 17) // it has them
 	eachVersion(t, 1, func(t *testing.T, v int16) {
@@ -205,7 +234,7 @@ func TestConsumersAreSentToTheirRack(t *testing.T) {
 func TestConsumersReadFollowers(t *testing.T) {
 	b := startData(t)
 	id := b.topic("t", nil, onBrokers(1, 2))
-	c, peer := b.dial(), b.dialPeer()
+	c, peer := b.dial(), b.dialPeer(2)
 	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("a", "b")), 9).ErrorCode)
 	fetchOne(peer, followerFetch("t", id, 2), 17)
 	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("c")), 9).ErrorCode)
@@ -251,7 +280,7 @@ func TestLeadersThrottle(t *testing.T) {
 		})
 	}
 	rate("10")
-	c, peer := b.dial(), b.dialPeer()
+	c, peer := b.dial(), b.dialPeer(2)
 	require.Zero(t, produced(c, produceTo("t", id, -1, 5000, 0, someBatch(string(make([]byte, 100_000)))), 9).ErrorCode)
 	sent := func() bool {
 		p := fetchOne(peer, followerFetch("t", id, 0), 17)

@@ -2,8 +2,10 @@ package peer_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -198,7 +200,10 @@ func (b *broker) accept(l net.Listener) {
 		b.conns[conn] = true
 		b.mu.Unlock()
 		b.served.Go(func() {
-			_ = b.wire.ServeConn(conn, "CLUSTER") // ends with the connection
+			var hello [4]byte
+			if _, err := io.ReadFull(conn, hello[:]); err == nil {
+				_ = b.wire.ServeConn(conn, int32(binary.BigEndian.Uint32(hello[:]))) // ends with the connection
+			}
 			b.mu.Lock()
 			delete(b.conns, conn)
 			b.mu.Unlock()
@@ -213,7 +218,15 @@ func (b *broker) dial(ctx context.Context, to int32) (net.Conn, error) {
 	if cut {
 		return nil, errors.New("no route")
 	}
-	return new(net.Dialer).DialContext(ctx, "tcp", *b.c.nodes[to].addr.Load())
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", *b.c.nodes[to].addr.Load())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(binary.BigEndian.AppendUint32(nil, uint32(b.id))); err != nil { // a hello, as far as there is need
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // stop ends a broker; not clean, as kill -9 does.

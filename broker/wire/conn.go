@@ -19,6 +19,7 @@ type Conn struct {
 	id       uint64
 	listener string
 	broker   bool    // the peer is another broker of the cluster
+	node     int32   // its node id; -1 of a client
 	budget   *budget // that its memory is taken from
 	remote   netip.AddrPort
 	local    netip.AddrPort
@@ -64,6 +65,10 @@ func (c *Conn) Listener() string { return c.listener }
 // FromBroker says that the connection came by the cluster's port (ServeConn): its
 // peer is another broker of this cluster.
 func (c *Conn) FromBroker() bool { return c.broker }
+
+// PeerNode is the node id of the broker that the connection came from, as the
+// cluster's port knows it; -1 of a client, and of a broker that has none yet.
+func (c *Conn) PeerNode() int32 { return c.node }
 
 // RemoteAddr is the peer's address.
 func (c *Conn) RemoteAddr() netip.AddrPort { return c.remote }

@@ -23,7 +23,7 @@ func peerPort(t *testing.T, ts *testServer, secure func(net.Conn) net.Conn) (*cl
 			ended <- err
 			return
 		}
-		ended <- ts.ServeConn(secure(conn), ClusterListener)
+		ended <- ts.ServeConn(secure(conn), 7)
 	}()
 	nc, err := net.Dial("tcp", ln.Addr().String())
 	require.NoError(t, err)
@@ -38,6 +38,9 @@ func answerListener(t *testing.T) handlerFunc {
 	return func(r *Request) {
 		if r.Conn.FromBroker() != (r.Conn.Listener() == ClusterListener) {
 			t.Errorf("listener %s, from a broker: %t", r.Conn.Listener(), r.Conn.FromBroker())
+		}
+		if node := r.Conn.PeerNode(); node != map[bool]int32{true: 7, false: -1}[r.Conn.FromBroker()] {
+			t.Errorf("from a broker: %t, node %d", r.Conn.FromBroker(), node)
 		}
 		r.Reply(heartbeatAnswer(int16(r.CorrelationID)))
 	}
@@ -90,7 +93,7 @@ func TestServeConnOverTLS(t *testing.T) {
 	require.NoError(t, <-ended)
 
 	a, b := net.Pipe()
-	require.ErrorIs(t, ts.ServeConn(a, ClusterListener), ErrNotTCP)
+	require.ErrorIs(t, ts.ServeConn(a, 7), ErrNotTCP)
 	_, err := b.Read(make([]byte, 1))
 	require.Error(t, err, "it is closed all the same")
 }

@@ -256,6 +256,7 @@ func (s *Server) newConn(listener string, tcp *net.TCPConn) (*Conn, error) {
 		srv:      s,
 		id:       s.nextID.Add(1),
 		listener: listener,
+		node:     -1,
 		budget:   &s.clients,
 		remote:   addrPort(tcp.RemoteAddr()),
 		local:    addrPort(tcp.LocalAddr()),
