@@ -14,6 +14,7 @@ type Env struct {
 	Firn  string // program
 	Probe string // program, firn-probe
 	MinIO string // program
+	Kafka string // script that runs an Apache Kafka: PORT DIRECTORY
 	// Dir is an existing directory for the data, on the disk to be measured.
 	Dir string
 	// Scale multiplies the sizes of the table, 1 is as written.
@@ -46,6 +47,7 @@ func Cases() []Case {
 		{"move", "moving a partition of 20 GB of which 64 MB are hot", move},
 		{"many", "failover of a third of 10,000 partitions", manyPartitions},
 		{"commits", "metadata commits", metadataCommits},
+		{"peer", "the same load on Firn and on Apache Kafka", peer},
 	}
 }
 

@@ -48,6 +48,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	fs.StringVar(&env.Firn, "firn", "bin/firn", "the broker's `program`")
 	fs.StringVar(&env.Probe, "probe", "bin/firn-probe", "the raw probes' `program`")
 	fs.StringVar(&env.MinIO, "minio", ".cache/bin/minio", "the object store's `program`")
+	fs.StringVar(&env.Kafka, "kafka", "integration/clients/kafka-peer.sh", "`script` that runs an Apache Kafka, for the row peer")
 	fs.StringVar(&env.Dir, "dir", os.TempDir(), "existing `directory` for the data, on the disk to be measured")
 	fs.Float64Var(&env.Scale, "scale", 1, "`factor` on the sizes of the table")
 	fs.IntVar(&env.Runs, "runs", 5, "runs of each figure")
