@@ -18,10 +18,17 @@ const pollEvery = 20 * time.Millisecond
 // askLimit bounds one look at a broker that may be paused or cut off.
 const askLimit = 2 * time.Second
 
-// Get asks the broker's admin server for a path, whatever the status.
+// Get asks the broker's admin server for a path, whatever the status, for as long
+// as a look at a broker may take.
 func (b *Broker) Get(ctx context.Context, path string) (status int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
+	return b.Ask(ctx, path)
+}
+
+// Ask asks the broker's admin server for a path, whatever the status, for as long
+// as the context lasts.
+func (b *Broker) Ask(ctx context.Context, path string) (status int, body []byte, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.Admin+path, http.NoBody)
 	if err != nil {
 		return 0, nil, err

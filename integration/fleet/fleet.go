@@ -116,6 +116,9 @@ func (f *Fleet) Add() (*Broker, error) {
 	return b, nil
 }
 
+// Store is the URL of the brokers' object store.
+func (f *Fleet) Store() string { return f.opts.Store }
+
 // lowest and highest bound the ports handed out: below the range that Linux takes
 // outgoing connections' ports from.
 const lowest, highest = 12000, 32000

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -84,11 +85,20 @@ func (b *Broker) TierVerify(topic string) (problems []adminapi.VerifyEvent, obje
 	if status != http.StatusOK {
 		b.t.Fatalf("verify %s: status %d: %s", topic, status, body)
 	}
+	problems, objects, err := readVerify(body)
+	if err != nil {
+		b.t.Fatalf("verify %s: %v: %s", topic, err, body)
+	}
+	return problems, objects
+}
+
+// readVerify reads the events of a verification that went on to its end.
+func readVerify(body string) (problems []adminapi.VerifyEvent, objects int, err error) {
 	finished := false
 	for line := range strings.Lines(body) {
 		var e adminapi.VerifyEvent
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			b.t.Fatalf("verify %s: %v: %s", topic, err, line)
+			return nil, 0, err
 		}
 		if e.Problem != "" {
 			problems = append(problems, e)
@@ -96,9 +106,9 @@ func (b *Broker) TierVerify(topic string) (problems []adminapi.VerifyEvent, obje
 		finished, objects = e.Finished, e.Done
 	}
 	if !finished {
-		b.t.Fatalf("verify %s ended before it was finished: %s", topic, body)
+		return nil, 0, errors.New("it ended before it was finished")
 	}
-	return problems, objects
+	return problems, objects, nil
 }
 
 // Metric sums the samples of a metric whose labels include all of the given
@@ -106,6 +116,15 @@ func (b *Broker) TierVerify(topic string) (problems []adminapi.VerifyEvent, obje
 func (b *Broker) Metric(name string, labels ...string) float64 {
 	b.t.Helper()
 	_, body := b.Get("/metrics")
+	sum, err := sumMetric(body, name, labels)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return sum
+}
+
+// sumMetric sums the samples of a scrape that Metric is about.
+func sumMetric(body, name string, labels []string) (float64, error) {
 	sum := 0.0
 	lines := bufio.NewScanner(strings.NewReader(body))
 	lines.Buffer(nil, 1<<20)
@@ -116,11 +135,11 @@ func (b *Broker) Metric(name string, labels ...string) float64 {
 		}
 		v, err := strconv.ParseFloat(text, 64)
 		if err != nil {
-			b.t.Fatalf("metric %q: %v", lines.Text(), err)
+			return 0, fmt.Errorf("metric %q: %w", lines.Text(), err)
 		}
 		sum += v
 	}
-	return sum
+	return sum, lines.Err()
 }
 
 func containsAll(text string, parts []string) bool {

@@ -39,7 +39,8 @@ type Cluster struct {
 	Network *netns.Network // nil on loopback
 	Disk    map[int32]*Disk
 
-	t testing.TB
+	t    testing.TB
+	opts ClusterOptions
 }
 
 // clusterLimit bounds the forming of a cluster, and its becoming whole again
@@ -63,7 +64,7 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	if o.Brokers == 0 {
 		o.Brokers = 3
 	}
-	c := &Cluster{t: t, Disk: make(map[int32]*Disk)}
+	c := &Cluster{t: t, opts: o, Disk: make(map[int32]*Disk)}
 	fo := fleet.Options{Program: Binary(t), Dir: t.TempDir(), Brokers: o.Brokers, Store: o.Store, Env: o.Env, Set: o.Set}
 	if o.Network {
 		c.Network = NewNetwork(t, fleet.Client)
