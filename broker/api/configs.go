@@ -73,7 +73,7 @@ func (s *Server) configEntries(img *metadata.Image, kind kmsg.ConfigResourceType
 		if t == nil {
 			return nil, kerr.UnknownTopicOrPartition
 		}
-		return configdef.DescribeTopic(t.Configs, s.layers(img)), nil
+		return configdef.DescribeTopic(t.Configs, s.topicLayers(img, topicFactor(img, t))), nil
 	case kmsg.ConfigResourceTypeBroker:
 		if name == "" {
 			return configdef.DescribeClusterDefaults(s.layers(img)), nil
@@ -81,7 +81,7 @@ func (s *Server) configEntries(img *metadata.Image, kind kmsg.ConfigResourceType
 		if err := s.checkBrokerResource(name); err != nil {
 			return nil, err
 		}
-		return configdef.DescribeBroker(s.layers(img)), nil
+		return configdef.DescribeBroker(s.shownLayers(img, int(s.defaultReplication(img)))), nil
 	case kmsg.ConfigResourceTypeBrokerLogger:
 		return nil, s.checkBrokerResource(name) // there are no named loggers: an empty list
 	case kmsg.ConfigResourceTypeGroupConfig:

@@ -268,7 +268,7 @@ func (s *Server) createdTopic(img *metadata.Image, spec *topicSpec) kmsg.CreateT
 		return k
 	}
 	k.TopicID, k.NumPartitions, k.ReplicationFactor = spec.id, spec.partitions, spec.replication
-	entries := configdef.DescribeTopic(spec.configs, s.layers(img))
+	entries := configdef.DescribeTopic(spec.configs, s.topicLayers(img, int(spec.replication)))
 	for i := range entries {
 		c := kmsg.NewCreateTopicsResponseTopicConfig()
 		e := &entries[i]

@@ -143,7 +143,7 @@ func topicDefaultKeys() []*Key {
 		long("log.message.timestamp.after.max.ms", "3600000", "Default of message.timestamp.after.max.ms.").atLeast(0),
 		long("log.message.timestamp.before.max.ms", maxLong, "Default of message.timestamp.before.max.ms.").atLeast(0),
 		text("log.message.timestamp.type", "CreateTime", "Default of message.timestamp.type.").in("CreateTime", "LogAppendTime"),
-		integer("min.insync.replicas", "1", "Default of the topic setting of this name.").atLeast(1),
+		integer("min.insync.replicas", "1", "Default of the topic setting of this name. Unset: 2 for topics of three replicas or more, else 1; shown is what a topic of default.replication.factor gets. The file of the broker that first leads a cluster sets it for all; later a file has no say, an administrator has.").atLeast(1),
 		boolean("log.preallocate", "false", "Default of preallocate."),
 		long("log.retention.bytes", "-1", "Default of retention.bytes."),
 		long("log.retention.ms", "", "Default of retention.ms; unset, log.retention.minutes counts, then log.retention.hours.").null().

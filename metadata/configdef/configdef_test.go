@@ -382,13 +382,16 @@ func TestDescribe(t *testing.T) {
 	hours := DescribeTopic(nil, Layers{Static: map[string]string{"log.retention.hours": "3"}})
 	require.Equal(t, "STATIC_BROKER_CONFIG:retention.ms=10800000 STATIC_BROKER_CONFIG:log.retention.hours=3 DEFAULT_CONFIG:log.retention.hours=168", show(find(t, hours, "retention.ms")))
 
+	layers.Defaults = map[string]string{"min.insync.replicas": "2", "num.partitions": "9"}
+	require.Equal(t, "DEFAULT_CONFIG:min.insync.replicas=2 DEFAULT_CONFIG:min.insync.replicas=2", show(find(t, DescribeTopic(nil, layers), "min.insync.replicas")))
+
 	ladder := DescribeTopic(map[string]string{"retention.tiers": "hot:1d,warm:2d"}, Layers{})
 	require.Equal(t, "DYNAMIC_TOPIC_CONFIG:remote.storage.enable=true DYNAMIC_TOPIC_CONFIG:remote.storage.enable=true DEFAULT_CONFIG:log.remote.storage.enable=false", show(find(t, ladder, "remote.storage.enable")))
 	require.Equal(t, "86400000", *find(t, ladder, "local.retention.ms").Text)
 
 	broker := DescribeBroker(layers)
 	require.Len(t, broker, len(BrokerKeys()))
-	require.Equal(t, "STATIC_BROKER_CONFIG:num.partitions=4 STATIC_BROKER_CONFIG:num.partitions=4 DEFAULT_CONFIG:num.partitions=1", show(find(t, broker, "num.partitions")))
+	require.Equal(t, "STATIC_BROKER_CONFIG:num.partitions=4 STATIC_BROKER_CONFIG:num.partitions=4 DEFAULT_CONFIG:num.partitions=9", show(find(t, broker, "num.partitions")))
 	require.Equal(t, "STATIC_BROKER_CONFIG:node.id=5 STATIC_BROKER_CONFIG:broker.id=5 DEFAULT_CONFIG:node.id=1", show(find(t, broker, "node.id")))
 	require.Equal(t, "DYNAMIC_BROKER_CONFIG:log.retention.ms=7 DYNAMIC_BROKER_CONFIG:log.retention.ms=7 DYNAMIC_DEFAULT_BROKER_CONFIG:log.retention.ms=8 STATIC_BROKER_CONFIG:log.retention.hours=3 DEFAULT_CONFIG:log.retention.hours=168", show(find(t, broker, "log.retention.ms")))
 	require.True(t, find(t, broker, "num.partitions").ReadOnly)

@@ -54,7 +54,7 @@ type Entry struct {
 // retention.tiers stands for shows the ladder's value, as the topic's own.
 func DescribeTopic(overrides map[string]string, layers Layers) []Entry {
 	// Mistakes in stored values were reported when they were made or loaded.
-	r := resolve(overrides, layers.Flat())
+	r := resolve(overrides, layers.defaulted())
 	r.applyTiers(layers.Flat())
 	r.inheritRemote()
 	return describeOverridden(topicTable, r.values, r.explicit, SourceTopic, layers)
@@ -162,6 +162,9 @@ func (k *Key) set(layers Layers) []Value {
 // layered is set with the default, unless that is null.
 func (k *Key) layered(layers Layers) []Value {
 	values := k.set(layers)
+	if text, ok := layers.Defaults[k.Name]; ok {
+		return append(values, k.value(k.Name, text, SourceDefault))
+	}
 	if k.HasDefault {
 		values = append(values, k.value(k.Name, k.Default, SourceDefault))
 	}

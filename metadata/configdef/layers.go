@@ -11,6 +11,19 @@ type Layers struct {
 	Broker         map[string]string // dynamic, of this broker (source 2)
 	ClusterDefault map[string]string // dynamic, of all brokers (source 3)
 	Static         map[string]string // file, environment, flags (source 4)
+	// Defaults are broker settings whose default in this cluster, at this time, is
+	// another than their key has. They are shown (source 5); Flat is without them.
+	Defaults map[string]string
+}
+
+// defaulted is Flat over Defaults.
+func (l Layers) defaulted() map[string]string {
+	flat := maps.Clone(l.Defaults)
+	if flat == nil {
+		return l.Flat()
+	}
+	maps.Copy(flat, l.Flat())
+	return flat
 }
 
 // Flat is what the layers amount to: the strongest value of each name that is

@@ -102,7 +102,7 @@ var topicTable = newTable(
 		between(0, 1).from("log.cleaner.min.cleanable.ratio"),
 	long(MinCompactionLagMs, "0", "The shortest time, in ms, that a record stays uncompacted.").
 		atLeast(0).from("log.cleaner.min.compaction.lag.ms"),
-	integer(MinInsyncReplicas, "1", "How many replicas must hold a record before acks=all is answered; also what the high watermark waits for.").
+	integer(MinInsyncReplicas, "1", "How many replicas must hold a record before acks=all is answered; also what the high watermark waits for. Unset anywhere: 2 of three replicas or more, else 1; never more than there are replicas.").
 		atLeast(1).from("min.insync.replicas"),
 	boolean("preallocate", "false", "Whether a new segment's file is allocated at full size. Accepted; Firn's segments grow as they are written.").
 		from("log.preallocate"),
