@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type Broker struct {
 	Node                          *netns.Node // nil on loopback
 	Set                           []string    // settings over the fleet's, NAME=VALUE
 	Env                           []string    // variables over the fleet's, NAME=VALUE
+	Program                       string      // path of another firn than the fleet's; empty is that one
 
 	fleet *Fleet
 	proc  *process // of the last life, nil before the first
@@ -85,7 +87,7 @@ func (b *Broker) Launch() error {
 		return fmt.Errorf("fleet: %w", err)
 	}
 	defer log.Close() // the process has it
-	cmd := exec.CommandContext(context.Background(), b.fleet.opts.Program, b.Args()...)
+	cmd := exec.CommandContext(context.Background(), cmp.Or(b.Program, b.fleet.opts.Program), b.Args()...)
 	cmd.Env = append(append(os.Environ(), b.fleet.opts.Env...), b.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
