@@ -3,10 +3,12 @@ package broker
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/controller"
+	"github.com/firnlog/firn/metadata/membership"
 	"github.com/firnlog/firn/record"
 )
 
@@ -91,6 +94,25 @@ func clusterHealth(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterHeal
 	return h
 }
 
+// addClocks adds the brokers whose clocks are so far off that they delete nothing by
+// time. ahead is how far they are ahead of the cluster's time.
+func addClocks(h *adminapi.ClusterHealth, ahead map[int32]time.Duration) {
+	for _, id := range slices.Sorted(maps.Keys(ahead)) {
+		off, side := ahead[id], "ahead of"
+		if off.Abs() <= membership.MaxClockSkew {
+			continue
+		}
+		if off < 0 {
+			side = "behind"
+		}
+		h.Reasons = append(h.Reasons, adminapi.HealthReason{State: adminapi.HealthDegraded, What: fmt.Sprintf(
+			"the clock of broker %d is %s %s the cluster's: it deletes nothing by time until its clock is set", id, off.Abs().Round(time.Second), side)})
+		if h.State == adminapi.HealthOK {
+			h.State = adminapi.HealthDegraded
+		}
+	}
+}
+
 func severity(state string) int {
 	if state == adminapi.HealthCritical {
 		return 1
@@ -163,7 +185,9 @@ func clusterBrokers(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterBro
 }
 
 func (b *Broker) serveHealth(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, http.StatusOK, clusterHealth(b.meta.Image(), b.voters()))
+	h := clusterHealth(b.meta.Image(), b.voters())
+	addClocks(&h, b.cluster.beats.ClocksAhead())
+	writeJSON(w, http.StatusOK, h)
 }
 
 func (b *Broker) serveBrokers(w http.ResponseWriter, _ *http.Request) {

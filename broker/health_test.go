@@ -2,6 +2,7 @@ package broker
 
 import (
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -109,6 +110,17 @@ func TestHealthNamesReasons(t *testing.T) {
 	h = clusterHealth(img.WithController(-1), voters)
 	require.Equal(t, adminapi.HealthCritical, h.State)
 	require.Contains(t, h.Reasons[0].What, "no broker leads the metadata")
+}
+
+func TestHealthNamesClocks(t *testing.T) {
+	h := clusterHealth(threeBrokers(nil))
+	addClocks(&h, map[int32]time.Duration{1: 10 * time.Second, 2: -10 * time.Second})
+	require.Equal(t, adminapi.HealthOK, h.State)
+	require.Empty(t, h.Reasons)
+	addClocks(&h, map[int32]time.Duration{1: time.Hour, 2: -time.Minute})
+	require.Equal(t, adminapi.HealthDegraded, h.State)
+	require.Equal(t, "the clock of broker 1 is 1h0m0s ahead of the cluster's: it deletes nothing by time until its clock is set", h.Reasons[0].What)
+	require.Contains(t, h.Reasons[1].What, "broker 2 is 1m0s behind the cluster's")
 }
 
 func TestBrokersAreCounted(t *testing.T) {

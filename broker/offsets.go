@@ -141,7 +141,7 @@ func (b *Broker) startGroups() error {
 	cfg.OffsetsRetentionCheckInterval = b.cfg.OffsetsRetentionCheck
 	cfg.OffsetMetadataMaxSize, cfg.OffsetCommitTimeout = b.cfg.OffsetMetadataMaxBytes, b.cfg.OffsetsCommitTimeout
 	var err error
-	b.groups, err = group.New(group.Options{Log: offsetsLog{b}, Config: cfg, Logger: b.log, Partitions: func() int32 {
+	b.groups, err = group.New(group.Options{Log: offsetsLog{b}, Config: cfg, Logger: b.log, Trusted: b.clockTrusted, Partitions: func() int32 {
 		if t := b.meta.Image().TopicByName(offsetsTopic); t != nil {
 			return t.Partitions
 		}

@@ -405,7 +405,7 @@ func (l tierLogs) replica(p *partition.Partition) reclaim.Replica {
 	st := p.State()
 	rep := reclaim.Replica{Partition: p.TP(), Leader: st.Role == replica.Leader, LeaderEpoch: st.LeaderEpoch,
 		Policy: reclaim.PolicyOf(p.Config()),
-		State:  reclaim.State{LogStart: st.LogStart, RemoteEnd: st.RemoteEnd, Stable: st.LastStable, ClockTrusted: l.b.clockTrusted()}}
+		State:  reclaim.State{LogStart: st.LogStart, RemoteEnd: st.RemoteEnd, Stable: st.LastStable}}
 	for _, seg := range p.Log().Segments() {
 		rep.State.Local = append(rep.State.Local, reclaim.Segment{Base: seg.Base, End: seg.End, Bytes: seg.Bytes,
 			MaxTimestamp: seg.MaxTimestamp, Sealed: seg.Sealed})
@@ -413,10 +413,11 @@ func (l tierLogs) replica(p *partition.Partition) reclaim.Replica {
 	return rep
 }
 
-// clockTrusted reports whether this node's clock is near the controller's, by the
-// last heartbeat: one that is off deletes nothing by time.
-func (b *Broker) clockTrusted() bool {
-	return b.cluster.beats.ClockBehind().Abs() <= membership.MaxClockSkew
+// clockTrusted reports whether now, read from this node's clock just now, is near the
+// cluster's time: a node whose clock is off deletes nothing by time.
+func (b *Broker) clockTrusted(now time.Time) bool {
+	behind, known := b.cluster.beats.ClockBehind(now)
+	return known && behind.Abs() <= membership.MaxClockSkew
 }
 
 // deliverTimeout bounds the wait for metadata that is committed already.
@@ -456,7 +457,7 @@ func (l tierLogs) Roll(tp record.TopicPartition) error {
 func (b *Broker) startRetention() error {
 	var err error
 	b.retention, err = reclaim.NewRetention(reclaim.RetentionOptions{Logs: tierLogs{b}, Entries: b.meta, Metadata: b.meta,
-		Self: func() (int32, int64) { return b.cfg.ID, b.epoch() }, Interval: b.cfg.RetentionCheck, Logger: b.log})
+		Self: func() (int32, int64) { return b.cfg.ID, b.epoch() }, Interval: b.cfg.RetentionCheck, Trusted: b.clockTrusted, Logger: b.log})
 	if err != nil {
 		return fmt.Errorf("retention: %w", err)
 	}

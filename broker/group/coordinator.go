@@ -36,7 +36,10 @@ type Options struct {
 	Config     Config
 	Logger     *slog.Logger     // nil: slog.Default
 	Now        func() time.Time // nil: time.Now
-	NewID      func() string    // random part of member ids; nil: a UUID
+	// Trusted reports whether now, which Now told, may be deleted by: offsets whose
+	// retention ends wait while the node's clock is off. nil: always.
+	Trusted func(now time.Time) bool
+	NewID   func() string // random part of member ids; nil: a UUID
 }
 
 // Coordinator is the group coordinator of a broker. Its methods may be called
@@ -48,6 +51,7 @@ type Coordinator struct {
 	cfg        Config
 	logger     *slog.Logger
 	now        func() time.Time
+	trusted    func(time.Time) bool
 	newID      func() string
 
 	loads  chan struct{} // a slot per load under way
@@ -74,12 +78,15 @@ func New(o Options) (*Coordinator, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Trusted == nil {
+		o.Trusted = func(time.Time) bool { return true }
+	}
 	if o.NewID == nil {
 		o.NewID = uuid.NewString
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Coordinator{
-		log: o.Log, partitions: o.Partitions, cfg: o.Config, logger: o.Logger, now: o.Now, newID: o.NewID,
+		log: o.Log, partitions: o.Partitions, cfg: o.Config, logger: o.Logger, now: o.Now, trusted: o.Trusted, newID: o.NewID,
 		loads: make(chan struct{}, o.Config.LoadParallelism),
 		ctx:   ctx, cancel: cancel, shards: map[int32]*shard{},
 	}, nil

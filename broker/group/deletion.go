@@ -164,8 +164,12 @@ func (s *shard) topicDeleted(d deletedTopic, t *turn) {
 
 // expireOffsets removes offsets past their retention, and groups that are
 // empty and have none left. Groups with writes in flight wait for the next
-// time.
+// time, and all of them while the clock is off.
 func (s *shard) expireOffsets(t *turn) {
+	s.timers.set(timerKey{kind: timerRetention}, t.now.Add(s.c.cfg.OffsetsRetentionCheckInterval))
+	if !s.c.trusted(t.now) {
+		return
+	}
 	for id, g := range s.groups {
 		if g.alone || g.writes > 0 || len(g.waiting) > 0 {
 			continue
@@ -189,7 +193,6 @@ func (s *shard) expireOffsets(t *turn) {
 			s.erase(g, kept, whole, t, s.logErased("expired", id, len(kept)))
 		}
 	}
-	s.timers.set(timerKey{kind: timerRetention}, t.now.Add(s.c.cfg.OffsetsRetentionCheckInterval))
 }
 
 func (s *shard) logErased(what, id string, n int) func(error, *turn) {

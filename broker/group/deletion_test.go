@@ -281,6 +281,24 @@ func TestOffsetsExpire(t *testing.T) {
 	})
 }
 
+// While the clock is off, what it says is too old stays.
+func TestOffsetsStayWhileTheClockIsOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newFakeLog()
+		c := newCoordinator(t, log, nil)
+		defer c.Close()
+		trusted := false
+		c.trusted = func(now time.Time) bool { return trusted && now.Equal(time.Now()) }
+		lead(c)
+		require.NoError(t, commitOne(c, "simple", "t", 0, 1).get(t).Err)
+		time.Sleep(30 * 24 * time.Hour)
+		require.Equal(t, []string{"simple"}, groupsOf(t, c))
+		trusted = true
+		time.Sleep(11 * time.Minute)
+		require.Empty(t, groupsOf(t, c))
+	})
+}
+
 // A group with an id given out, or offsets of an open transaction, is not
 // empty enough to go.
 func TestPendingKeepsGroup(t *testing.T) {

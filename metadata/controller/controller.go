@@ -257,7 +257,14 @@ func (c *Controller) hear(hb *Heartbeat) (Grant, error) {
 		return Grant{}, &link.CallError{Code: CodeStaleEpoch, Message: fmt.Sprintf("broker %d is not registered under epoch %d", hb.BrokerID, hb.BrokerEpoch)}
 	}
 	b := img.Broker(hb.BrokerID)
-	g := Grant{Fenced: b.Fenced, Clock: now.UnixMilli()}
+	behind, ahead := c.mu.leases.clocks(now)
+	g := Grant{Fenced: b.Fenced, Clock: now.Add(-behind).UnixMilli()}
+	for id, d := range ahead {
+		if g.ClocksAhead == nil {
+			g.ClocksAhead = make(map[int32]int64, len(ahead))
+		}
+		g.ClocksAhead[id] = d.Milliseconds()
+	}
 	if !b.Fenced && !c.mu.fencing[b.ID] {
 		// Two percent less, should the broker's clock be slower than this one's.
 		g.Lease = (c.opts.Leases.Grant - c.opts.Leases.Grant/50).Milliseconds()

@@ -46,8 +46,12 @@ type Grant struct {
 	Fenced bool `json:"fenced,omitempty"`
 	// Shutdown grants the shutdown that the broker wants.
 	Shutdown bool `json:"shutdown,omitempty"`
-	// Clock is the controller's wall clock in ms since the Unix epoch.
+	// Clock is the cluster's time, the median of the brokers' clocks, in ms since the
+	// Unix epoch.
 	Clock int64 `json:"clock"`
+	// ClocksAhead are the brokers whose clocks are off by a second and more, and how
+	// far they are ahead of the cluster's time, in ms (negative: behind).
+	ClocksAhead map[int32]int64 `json:"clocks_ahead,omitempty"`
 }
 
 func encodeJSON(v any) []byte {

@@ -57,8 +57,8 @@ type Heartbeater struct {
 	opts  HeartbeaterOptions
 	lease Lease
 	epoch atomic.Int64
-	// behind is how far this wall clock is behind the controller's, ns.
-	behind atomic.Int64
+	// reading is what the last answer told of the clocks, nil before the first.
+	reading atomic.Pointer[clockReading]
 	// poke wakes Run.
 	poke chan struct{}
 
@@ -102,10 +102,6 @@ func (h *Heartbeater) Lease() *Lease { return &h.lease }
 
 // Epoch is the broker epoch, -1 before Register.
 func (h *Heartbeater) Epoch() int64 { return h.epoch.Load() }
-
-// ClockBehind is how far this node's wall clock was behind the controller's at the
-// last heartbeat; negative if ahead. It is off by the way of the answer at most.
-func (h *Heartbeater) ClockBehind() time.Duration { return time.Duration(h.behind.Load()) }
 
 // Register announces this process. While a former life of the broker id, in another
 // directory, is not fenced yet, it waits: that takes no longer than its session.
@@ -228,7 +224,7 @@ func (h *Heartbeater) beat(ctx context.Context) error {
 	if err := decodeJSON(answer, &g); err != nil {
 		return err
 	}
-	h.behind.Store(int64(time.Until(time.UnixMilli(g.Clock))))
+	h.readClock(&g)
 	switch {
 	case g.Lease > 0:
 		h.extend(sent, time.Duration(g.Lease)*time.Millisecond)

@@ -65,7 +65,10 @@ type RetentionOptions struct {
 	// Interval between two passes; default 5 min
 	// (log.retention.check.interval.ms).
 	Interval time.Duration
-	Logger   *slog.Logger // default slog.Default()
+	// Trusted reports whether now, read from this node's clock just now, may be
+	// deleted by: it sets State.ClockTrusted. Nil leaves that to Logs.
+	Trusted func(now time.Time) bool
+	Logger  *slog.Logger // default slog.Default()
 }
 
 // Retention applies Decide to the partitions of a broker. It is not safe for
@@ -135,9 +138,10 @@ func (r *Retention) Pass(ctx context.Context) (RetentionPass, error) {
 			errs = append(errs, err)
 			continue
 		}
-		d := decided{rep, Decide(time.Now(), rep.Policy, rep.State)}
+		now := r.now(&rep)
+		d := decided{rep, Decide(now, rep.Policy, rep.State)}
 		if !rep.Leader {
-			d.Decision = DecideFollower(time.Now(), rep.Policy, rep.State)
+			d.Decision = DecideFollower(now, rep.Policy, rep.State)
 		}
 		if d.LogStart == rep.State.LogStart {
 			errs = append(errs, r.local(&p, d))
@@ -149,6 +153,15 @@ func (r *Retention) Pass(ctx context.Context) (RetentionPass, error) {
 		}
 	}
 	return p, errors.Join(append(errs, r.advance(ctx, &p, rising))...)
+}
+
+// now reads the clock for a decision about a replica.
+func (r *Retention) now(rep *Replica) time.Time {
+	now := time.Now()
+	if r.o.Trusted != nil {
+		rep.State.ClockTrusted = r.o.Trusted(now)
+	}
+	return now
 }
 
 // load adds the remote entries.
@@ -220,5 +233,6 @@ func (r *Retention) Explain(ctx context.Context, rep Replica) ([]Reason, error) 
 	if err := r.load(ctx, &rep); err != nil {
 		return nil, err
 	}
-	return Explain(time.Now(), rep.Policy, rep.State, nil), nil
+	now := r.now(&rep)
+	return Explain(now, rep.Policy, rep.State, nil), nil
 }

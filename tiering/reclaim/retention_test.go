@@ -217,3 +217,26 @@ func TestCheckWhileDeleting(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, report.Findings)
 }
+
+// What the clock says counts only while it is trusted, at the moment of each decision.
+func TestRetentionByAnUntrustedClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		l := newLogs(w)
+		trusted := false
+		r, err := reclaim.NewRetention(reclaim.RetentionOptions{
+			Logs: l, Entries: l.w.meta, Metadata: l.w.meta, Self: func() (int32, int64) { return 1, l.w.meta.Epochs[1] },
+			Trusted: func(now time.Time) bool { return trusted && now.Equal(time.Now()) },
+		})
+		require.NoError(t, err)
+		w.copied(t, partition(0), 0, 20, 2)
+		time.Sleep(2 * time.Hour)
+		p, err := r.Pass(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, reclaim.RetentionPass{}, p)
+		trusted = true
+		p, err = r.Pass(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 3, p.Advanced)
+	})
+}
