@@ -98,9 +98,9 @@ func (c *cluster) whole(ctx context.Context) error {
 	return c.AwaitHealthy(ctx)
 }
 
-// createTopic makes a topic whose partitions have the given replicas, the first
+// createAssigned makes a topic whose partitions have the given replicas, the first
 // of each its preferred leader.
-func (c *cluster) createTopic(ctx context.Context, name string, replicas [][]int32, configs map[string]string) error {
+func createAssigned(ctx context.Context, client *kgo.Client, name string, replicas [][]int32, configs map[string]string) error {
 	req := kmsg.NewPtrCreateTopicsRequest()
 	req.TimeoutMillis = int32(startLimit.Milliseconds())
 	topic := kmsg.NewCreateTopicsRequestTopic()
@@ -116,12 +116,20 @@ func (c *cluster) createTopic(ctx context.Context, name string, replicas [][]int
 		topic.Configs = append(topic.Configs, config)
 	}
 	req.Topics = append(req.Topics, topic)
-	resp, err := req.RequestWith(ctx, c.client)
+	resp, err := req.RequestWith(ctx, client)
 	if err == nil {
 		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
 	}
 	if err != nil {
 		return fmt.Errorf("bench: create topic %s: %w", name, err)
+	}
+	return nil
+}
+
+// createTopic is createAssigned, and waits until every broker knows the topic.
+func (c *cluster) createTopic(ctx context.Context, name string, replicas [][]int32, configs map[string]string) error {
+	if err := createAssigned(ctx, c.client, name, replicas, configs); err != nil {
+		return err
 	}
 	for _, b := range c.Living() { // they learn of it one after the other
 		_, err := until(ctx, time.Now(), leaderPoll, func(ctx context.Context) (bool, error) {

@@ -47,42 +47,52 @@ func replicated(ctx context.Context, e *Env) (figures []Figure, err error) {
 // produce loads all brokers at once, each with what it leads: a topic for each,
 // since the generator speaks to one broker.
 func (c *cluster) produce(ctx context.Context, prefix string, factor int, bytes int64) (mbps float64, err error) {
-	configs := map[string]string{"durability": "replicated", "segment.bytes": "1073741824", "remote.storage.enable": "false"}
-	name := func(i int) string { return fmt.Sprintf("%s-%d", prefix, i+1) }
+	var topics []string
 	for i := range c.Brokers {
-		replicas := make([][]int32, partitionsEach)
-		for p := range replicas {
-			for k := range factor {
-				replicas[p] = append(replicas[p], int32(1+(i+k*(1+p%2))%clusterSize))
-			}
-		}
-		if err := c.createTopic(ctx, name(i), replicas, configs); err != nil {
+		name := fmt.Sprintf("%s-%d", prefix, i+1)
+		if err := c.createTopic(ctx, name, ledBy(i, factor), pageCache); err != nil {
 			return 0, err
 		}
-		defer func() { err = errors.Join(err, c.deleteTopic(context.WithoutCancel(ctx), name(i))) }()
+		topics = append(topics, name)
+		defer func() { err = errors.Join(err, c.deleteTopic(context.WithoutCancel(ctx), name)) }()
 	}
 	if err := c.whole(ctx); err != nil {
 		return 0, err
 	}
-	run := func(bytes int64) (float64, error) {
-		var total atomic.Int64
-		began := time.Now()
-		g, gctx := errgroup.WithContext(ctx)
-		for i, b := range c.Brokers {
-			g.Go(func() error {
-				res, err := load.Produce(gctx, load.ProduceOptions{Addr: b.Kafka, Topic: name(i), Partitions: partitionsEach, Acks: -1,
-					Connections: partitionsEach, Bytes: bytes / clusterSize})
-				total.Add(res.Bytes)
-				return err
-			})
-		}
-		err := g.Wait()
-		return mbPerSecond(total.Load(), time.Since(began)), err
-	}
-	if _, err := run(bytes / 10); err != nil { // warms up
+	if _, _, err := loadAll(ctx, c.Seeds(), topics, bytes/10); err != nil { // warms up
 		return 0, err
 	}
-	return run(bytes)
+	taken, wall, err := loadAll(ctx, c.Seeds(), topics, bytes)
+	return mbPerSecond(taken, wall), err
+}
+
+// ledBy are the replicas of partitionsEach partitions that the i-th broker leads.
+func ledBy(i, factor int) [][]int32 {
+	replicas := make([][]int32, partitionsEach)
+	for p := range replicas {
+		for k := range factor {
+			replicas[p] = append(replicas[p], int32(1+(i+k*(1+p%2))%clusterSize))
+		}
+	}
+	return replicas
+}
+
+// loadAll loads the brokers at once, each with the topic that it leads, and returns
+// how many bytes of batches they took in.
+func loadAll(ctx context.Context, addrs, topics []string, bytes int64) (taken int64, wall time.Duration, err error) {
+	var total atomic.Int64
+	began := time.Now()
+	g, ctx := errgroup.WithContext(ctx)
+	for i, addr := range addrs {
+		g.Go(func() error {
+			res, err := load.Produce(ctx, load.ProduceOptions{Addr: addr, Topic: topics[i], Partitions: partitionsEach, Acks: -1,
+				Connections: partitionsEach, Bytes: bytes / clusterSize})
+			total.Add(res.Bytes)
+			return err
+		})
+	}
+	err = g.Wait()
+	return total.Load(), time.Since(began), err
 }
 
 func (c *cluster) deleteTopic(ctx context.Context, name string) error {
@@ -117,7 +127,7 @@ func rolling(ctx context.Context, e *Env) (figures []Figure, err error) {
 		return nil, err
 	}
 	for range e.Runs {
-		l, err := c.startPaced()
+		l, err := startPaced(failTopic, kgo.SeedBrokers(c.Seeds()...))
 		if err != nil {
 			return nil, err
 		}
@@ -168,16 +178,19 @@ type paced struct {
 	mu        sync.Mutex
 	latencies []time.Duration
 	errs      []error
+	sent      int
+	waiting   map[int]bool // records by number that were sent and not answered
 }
 
-// startPaced begins to write with a client of the usual options.
-func (c *cluster) startPaced() (*paced, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.Seeds()...), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()), kgo.DefaultProduceTopic(failTopic),
-		kgo.ProducerLinger(0))
+// startPaced begins to write to a topic, round about, with a client of the usual
+// options and those given.
+func startPaced(topic string, opts ...kgo.Opt) (*paced, error) {
+	client, err := kgo.NewClient(append(opts, kgo.RecordPartitioner(kgo.RoundRobinPartitioner()), kgo.DefaultProduceTopic(topic),
+		kgo.ProducerLinger(0))...)
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	l := &paced{client: client, end: make(chan struct{}), done: make(chan struct{})}
+	l := &paced{client: client, end: make(chan struct{}), done: make(chan struct{}), waiting: make(map[int]bool)}
 	go l.write()
 	return l, nil
 }
@@ -194,15 +207,43 @@ func (l *paced) write() {
 			return
 		}
 		begin := time.Now()
+		l.mu.Lock()
+		n := l.sent
+		l.sent++
+		l.waiting[n] = true
+		l.mu.Unlock()
 		l.client.Produce(context.Background(), &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
+			delete(l.waiting, n)
 			l.latencies = append(l.latencies, time.Since(begin))
 			if err != nil {
 				l.errs = append(l.errs, err)
 			}
 		})
 	}
+}
+
+// acked waits until a second's records, from now on, are answered, and all before
+// them.
+func (l *paced) acked(ctx context.Context) error {
+	l.mu.Lock()
+	upTo := l.sent + pacedRate
+	l.mu.Unlock()
+	_, err := until(ctx, time.Now(), pollEvery, func(context.Context) (bool, error) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.sent < upTo {
+			return false, nil
+		}
+		for n := range l.waiting {
+			if n < upTo {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	return err
 }
 
 // stop waits for the last answers.

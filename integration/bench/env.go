@@ -48,6 +48,7 @@ func Cases() []Case {
 		{"many", "failover of a third of 10,000 partitions", manyPartitions},
 		{"commits", "metadata commits", metadataCommits},
 		{"peer", "the same load on Firn and on Apache Kafka", peer},
+		{"peer-cluster", "the same with three brokers: produce at factor 3, kill -9", peerCluster},
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -21,12 +20,11 @@ type kafkaBroker struct {
 	addr string
 }
 
+var errNoKafka = fmt.Errorf("%w: Apache Kafka does not start; `make test-clients` fetches it", errCannot)
+
 // startKafka runs Apache Kafka by the script that `make test-clients` uses too,
 // and waits until it answers.
 func (e *Env) startKafka(ctx context.Context) (*kafkaBroker, error) {
-	if _, err := os.Stat(e.Kafka); err != nil {
-		return nil, fmt.Errorf("%w: Apache Kafka: %w", errCannot, err)
-	}
 	var ports [2]string
 	var addr string
 	for i := range ports {
@@ -48,7 +46,7 @@ func (e *Env) startKafka(ctx context.Context) (*kafkaBroker, error) {
 	k := &kafkaBroker{process: p, addr: addr}
 	err = p.await(ctx, pollEvery, func(ctx context.Context) error { return load.Ping(ctx, addr) })
 	if err != nil {
-		return nil, fmt.Errorf("%w: Apache Kafka does not start (`make test-clients` fetches it): %w", errCannot, errors.Join(err, p.kill()))
+		return nil, fmt.Errorf("%w: %w", errNoKafka, errors.Join(err, p.kill()))
 	}
 	return k, nil
 }

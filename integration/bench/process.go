@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	startLimit = 60 * time.Second // for a server to serve
+	startLimit = 3 * time.Minute  // for a server to serve; three JVMs on two busy cores take one
 	stopLimit  = 30 * time.Second // for a server to end in order
 	tailBytes  = 16 << 10         // of a process's output that an error shows
 )

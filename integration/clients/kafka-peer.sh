@@ -4,14 +4,17 @@
 # is stopped.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+# One of several: KAFKA_NODE is its id, KAFKA_VOTERS the controllers (id@host:port,…),
+# KAFKA_CLUSTER_ID what all are formatted with.
 port=$1 dir=$2 controller=${3:-$(($1 + 1))}
 version=$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$here/pom.xml")
 libs=${KAFKA_LIBS:-$here/../../.cache/clients/kafka-$version}
+node=${KAFKA_NODE:-1}
 mkdir -p "$dir"
 cat >"$dir/server.properties" <<CONF
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$controller
+node.id=$node
+controller.quorum.voters=${KAFKA_VOTERS:-$node@127.0.0.1:$controller}
 listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
 advertised.listeners=PLAINTEXT://127.0.0.1:$port
 controller.listener.names=CONTROLLER
@@ -25,6 +28,6 @@ CONF
 java=(java -Xms1g -Xmx1g -server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35
 	-XX:+ExplicitGCInvokesConcurrent -Dlog4j2.configurationFile="$here/log4j2.xml" -cp "$libs/*")
 if [ ! -e "$dir/data/meta.properties" ]; then
-	"${java[@]}" kafka.tools.StorageTool format -t "$("${java[@]}" kafka.tools.StorageTool random-uuid)" -c "$dir/server.properties"
+	"${java[@]}" kafka.tools.StorageTool format -t "${KAFKA_CLUSTER_ID:-$("${java[@]}" kafka.tools.StorageTool random-uuid)}" -c "$dir/server.properties"
 fi
 exec "${java[@]}" kafka.Kafka "$dir/server.properties"
