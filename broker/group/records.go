@@ -122,17 +122,17 @@ type key struct {
 
 // decodeKey reads a record's key. Strings are copies.
 func decodeKey(b []byte) (key, error) {
-	r := reader{b: b}
-	k := key{kind: r.int16()}
+	r := newReader(b)
+	k := key{kind: r.Int16()}
 	switch k.kind {
 	case keyOffsetCommitV0, keyOffsetCommit:
 		k.kind = keyOffsetCommit
-		k.group, k.topic, k.partition = r.string(), r.string(), r.int32()
+		k.group, k.topic, k.partition = r.string(), r.string(), r.Int32()
 	case keyGroupMetadata:
 		k.group = r.string()
 	default:
 		k.kind = -1
-		if r.failed {
+		if !r.Ok() {
 			return k, fmt.Errorf("%w: key of %d bytes", ErrCorrupt, len(b))
 		}
 		return k, nil
@@ -145,22 +145,22 @@ func decodeKey(b []byte) (key, error) {
 
 // decodeOffset reads an OffsetCommit value of versions 0 to 4.
 func decodeOffset(b []byte) (committed, error) {
-	r := reader{b: b}
-	version := r.int16()
+	r := newReader(b)
+	version := r.Int16()
 	if version < 0 || version > 4 {
 		return committed{}, fmt.Errorf("%w: offset commit value version %d", ErrCorrupt, version)
 	}
 	r.flexible = version >= 4
-	c := committed{leaderEpoch: -1, expireAt: -1, offset: r.int64()}
+	c := committed{leaderEpoch: -1, expireAt: -1, offset: r.Int64()}
 	if version >= 3 {
-		c.leaderEpoch = r.int32()
+		c.leaderEpoch = r.Int32()
 	}
 	c.metadata = r.string()
-	c.commitAt = r.int64()
+	c.commitAt = r.Int64()
 	if version == 1 {
-		c.expireAt = r.int64()
+		c.expireAt = r.Int64()
 	}
-	r.tags(func(tag uint64, field []byte) bool {
+	r.tags(func(tag uint32, field []byte) bool {
 		if tag == 0 {
 			copy(c.topicID[:], field)
 			return len(field) == len(c.topicID)
@@ -176,38 +176,39 @@ func decodeOffset(b []byte) (committed, error) {
 // decodeGroup reads a GroupMetadata value of versions 0 to 4. Strings and
 // bytes are copies.
 func decodeGroup(b []byte) (*groupValue, error) {
-	r := reader{b: b}
-	version := r.int16()
+	r := newReader(b)
+	version := r.Int16()
 	if version < 0 || version > 4 {
 		return nil, fmt.Errorf("%w: group metadata value version %d", ErrCorrupt, version)
 	}
 	r.flexible = version >= 4
-	v := &groupValue{since: -1, protocolType: r.string(), generation: r.int32()}
-	v.protocol, _ = r.nullString()
-	v.leader, _ = r.nullString()
+	v := &groupValue{since: -1, protocolType: r.string(), generation: r.Int32()}
+	for _, text := range []*string{&v.protocol, &v.leader} {
+		if got := r.nullString(); got != nil {
+			*text = *got
+		}
+	}
 	if version >= 2 {
-		v.since = r.int64()
+		v.since = r.Int64()
 	}
 	for range r.count() {
 		m := memberValue{id: r.string()}
 		if version >= 3 {
-			if id, ok := r.nullString(); ok {
-				m.instanceID = &id
-			}
+			m.instanceID = r.nullString()
 		}
 		m.clientID, m.clientHost = r.string(), r.string()
 		rebalance := int32(-1)
 		if version >= 1 {
-			rebalance = r.int32()
+			rebalance = r.Int32()
 		}
-		m.sessionTimeout = time.Duration(r.int32()) * time.Millisecond
+		m.sessionTimeout = time.Duration(r.Int32()) * time.Millisecond
 		m.rebalanceTimeout = time.Duration(rebalance) * time.Millisecond
 		if rebalance < 0 {
 			m.rebalanceTimeout = m.sessionTimeout
 		}
 		m.subscription, m.assignment = r.bytes(), r.bytes()
 		r.tags(skipTag)
-		if r.failed {
+		if !r.Ok() {
 			break
 		}
 		v.members = append(v.members, m)
@@ -222,17 +223,17 @@ func decodeGroup(b []byte) (*groupValue, error) {
 // subscribedTopics adds the topics of a "consumer" subscription of any version
 // to topics: all begin with version and topics. It reports whether b parses.
 func subscribedTopics(b []byte, topics map[string]struct{}) bool {
-	r := reader{b: b}
-	r.int16()
-	n := r.int32()
+	r := newReader(b)
+	r.Int16()
+	n := r.Int32()
 	for range n {
 		topic := r.string()
-		if r.failed {
+		if !r.Ok() {
 			return false
 		}
 		topics[topic] = struct{}{}
 	}
-	return !r.failed && n >= 0
+	return r.Ok() && n >= 0
 }
 
 // committed is a committed offset.

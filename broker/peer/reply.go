@@ -1,9 +1,10 @@
 package peer
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kbin"
 
 	"github.com/firnlog/firn/record"
 )
@@ -41,11 +42,11 @@ type partReply struct {
 // pass and without allocation: head first, then each partition. It stops at the
 // first error of a callback.
 func walkReply(frame []byte, head func(*replyHead) error, part func(*partReply) error) error {
-	r := reader{b: frame}
+	r := reader{kbin.Reader{Src: frame}}
 	r.tags() // of the response header
-	h := replyHead{Throttle: r.int32(), Err: r.int16(), SessionID: r.int32()}
+	h := replyHead{Throttle: r.Int32(), Err: r.Int16(), SessionID: r.Int32()}
 	topics := r.length()
-	if r.bad {
+	if !r.Ok() {
 		return fmt.Errorf("%w: its head is cut off", errBadReply)
 	}
 	if err := head(&h); err != nil {
@@ -53,11 +54,11 @@ func walkReply(frame []byte, head func(*replyHead) error, part func(*partReply) 
 	}
 	var p partReply
 	for range topics {
-		copy(p.Topic[:], r.take(16))
+		p.Topic = r.Uuid()
 		parts := r.length()
 		for range parts {
 			r.partition(&p)
-			if r.bad {
+			if !r.Ok() {
 				return fmt.Errorf("%w: partition %d of %s", errBadReply, p.Partition, p.Topic)
 			}
 			if err := part(&p); err != nil {
@@ -65,88 +66,42 @@ func walkReply(frame []byte, head func(*replyHead) error, part func(*partReply) 
 			}
 		}
 		r.tags()
-		if r.bad {
+		if !r.Ok() {
 			return fmt.Errorf("%w: topic %s", errBadReply, p.Topic)
 		}
 	}
 	r.tags()
-	if r.bad || len(r.b) > 0 {
-		return fmt.Errorf("%w: %d bytes are left", errBadReply, len(r.b))
+	if !r.Ok() || len(r.Src) > 0 {
+		return fmt.Errorf("%w: %d bytes are left", errBadReply, len(r.Src))
 	}
 	return nil
 }
 
-// reader takes fields of Kafka's flexible encoding off b. After a field that is
-// not there it is bad and yields zeros.
-type reader struct {
-	b   []byte
-	bad bool
-}
+// reader takes fields of Kafka's flexible encoding off Src. After a field that is
+// not there it is not Ok any more and yields zeros.
+type reader struct{ kbin.Reader }
 
-func (r *reader) take(n int) []byte {
-	if n < 0 || n > len(r.b) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	out := r.b[:n:n]
-	r.b = r.b[n:]
-	return out
-}
+// spoil makes the reader bad.
+func (r *reader) spoil() { r.Span(-1) }
 
-func (r *reader) int16() int16 {
-	if b := r.take(2); b != nil {
-		return int16(binary.BigEndian.Uint16(b))
-	}
-	return 0
-}
-
-func (r *reader) int32() int32 {
-	if b := r.take(4); b != nil {
-		return int32(binary.BigEndian.Uint32(b))
-	}
-	return 0
-}
-
-func (r *reader) int64() int64 {
-	if b := r.take(8); b != nil {
-		return int64(binary.BigEndian.Uint64(b))
-	}
-	return 0
-}
-
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-// length is that of a compact array or string, 0 where it is null. It is never
-// more than the bytes that are left: every element has one at least.
+// length is that of a compact array, 0 where it is null. It is never more than the
+// bytes that are left: every element has one at least.
 func (r *reader) length() int {
-	n := r.uvarint()
-	if n == 0 {
-		return 0
+	n := r.CompactArrayLen()
+	if n < -1 {
+		r.spoil()
 	}
-	if n-1 > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	return int(n - 1)
+	return int(max(n, 0))
 }
 
 // tags skips tagged fields and answers the one with number 0, nil without it.
 func (r *reader) tags() (first []byte) {
-	for range r.uvarint() {
-		tag, size := r.uvarint(), r.uvarint()
-		if r.bad || size > uint64(len(r.b)) {
-			r.bad, r.b = true, nil
+	for range r.Uvarint() {
+		tag, field := r.Uvarint(), r.Span(int(r.Uvarint()))
+		if !r.Ok() {
 			return nil
 		}
-		if field := r.take(int(size)); tag == 0 {
+		if tag == 0 {
 			first = field
 		}
 	}
@@ -154,21 +109,25 @@ func (r *reader) tags() (first []byte) {
 }
 
 func (r *reader) partition(p *partReply) {
-	p.Partition, p.Err = r.int32(), r.int16()
-	p.HighWatermark = record.Offset(r.int64())
-	r.int64() // last stable offset
-	p.LogStart = record.Offset(r.int64())
+	p.Partition, p.Err = r.Int32(), r.Int16()
+	p.HighWatermark = record.Offset(r.Int64())
+	r.Int64() // last stable offset
+	p.LogStart = record.Offset(r.Int64())
 	for range r.length() { // aborted transactions: a follower finds them in the batches
-		r.take(16)
-		r.tags()
+		r.Span(16)
+		if r.tags(); !r.Ok() {
+			return
+		}
 	}
-	r.int32() // preferred read replica
-	p.Records = r.take(r.length())
+	r.Int32() // preferred read replica
+	p.Records = r.Span(r.length())
 	p.Diverges, p.DivergingEpoch, p.DivergingEnd = false, -1, -1
 	if diverging := r.tags(); diverging != nil {
-		field := reader{b: diverging}
-		p.DivergingEpoch, p.DivergingEnd = record.Epoch(field.int32()), record.Offset(field.int64())
+		field := kbin.Reader{Src: diverging}
+		p.DivergingEpoch, p.DivergingEnd = record.Epoch(field.Int32()), record.Offset(field.Int64())
 		p.Diverges = p.DivergingEnd >= 0
-		r.bad = r.bad || field.bad
+		if !field.Ok() {
+			r.spoil()
+		}
 	}
 }

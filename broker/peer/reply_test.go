@@ -250,3 +250,24 @@ func TestRequestNamesTheFollowerAndItsPositions(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkWalkReply reads a reply of a thousand partitions with a batch each.
+func BenchmarkWalkReply(b *testing.B) {
+	resp := kmsg.NewPtrFetchResponse()
+	resp.Version = fetchVersion
+	t := kmsg.NewFetchResponseTopic()
+	for n := range int32(1000) {
+		p := kmsg.NewFetchResponseTopicPartition()
+		p.Partition, p.HighWatermark, p.RecordBatches = n, 9, make([]byte, 200)
+		t.Partitions = append(t.Partitions, p)
+	}
+	resp.Topics = append(resp.Topics, t)
+	frame := body(resp)
+	b.ReportAllocs()
+	for b.Loop() {
+		n := 0
+		if err := walkReply(frame, func(*replyHead) error { return nil }, func(p *partReply) error { n += len(p.Records); return nil }); err != nil || n != 200_000 {
+			b.Fatal(n, err)
+		}
+	}
+}
