@@ -45,7 +45,7 @@ func (r *reader) bytes() []byte {
 
 // count reads the length of an array whose elements take at least a byte.
 func (r *reader) count() int32 {
-	n := int32(0)
+	var n int32
 	if r.flexible {
 		n = r.CompactArrayLen()
 	} else {
