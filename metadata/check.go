@@ -14,9 +14,9 @@ var ErrInvariant = errors.New("metadata: invariant broken")
 // Check holds an image against what must always be true of it. It is for tests and
 // simulations; it looks at every partition.
 //
-//   - Replicas are distinct and not empty; ISR, ELR, Adding and Removing are parts of
-//     them, ISR and ELR in their order; ISR and ELR share nobody, nor do Adding and
-//     Removing.
+//   - Replicas are distinct and not empty; ISR, ELR, Cold, Adding and Removing are parts
+//     of them, the first three in their order; ISR and ELR share nobody, nor do Adding
+//     and Removing.
 //   - The leader is registered, not fenced, and in the ISR; so are all other members
 //     of a led partition's ISR, and none of them is shutting down.
 //   - The ELR is empty unless the ISR is smaller than min.insync.replicas.
@@ -49,7 +49,7 @@ func checkPartition(img *Image, policy Policy, p *Partition) error {
 		name    string
 		ids     []int32
 		ordered bool
-	}{{"replicas", p.Replicas, true}, {"ISR", p.ISR, true}, {"ELR", p.ELR, true}, {"adding", p.Adding, false}, {"removing", p.Removing, false}} {
+	}{{"replicas", p.Replicas, true}, {"ISR", p.ISR, true}, {"ELR", p.ELR, true}, {"cold", p.Cold, true}, {"adding", p.Adding, false}, {"removing", p.Removing, false}} {
 		if err := checkSubset(part.ids, p.Replicas, part.ordered); err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
@@ -153,7 +153,7 @@ func CheckStep(old, img *Image) error {
 
 func checkStep(old, p *Partition) error {
 	same := slices.Equal(old.Replicas, p.Replicas) && slices.Equal(old.ISR, p.ISR) && slices.Equal(old.ELR, p.ELR) &&
-		slices.Equal(old.Adding, p.Adding) && slices.Equal(old.Removing, p.Removing) && old.LastKnownLeader == p.LastKnownLeader
+		slices.Equal(old.Adding, p.Adding) && slices.Equal(old.Removing, p.Removing) && slices.Equal(old.Cold, p.Cold) && old.LastKnownLeader == p.LastKnownLeader
 	switch {
 	case p.LeaderEpoch < old.LeaderEpoch || p.PartitionEpoch < old.PartitionEpoch:
 		return errors.New("an epoch went back")

@@ -6,6 +6,7 @@ import (
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
+	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
 )
 
@@ -54,6 +55,9 @@ func (i *Image) ClusterID() string { return i.clusterID }
 
 // Features are the finalized feature levels.
 func (i *Image) Features() map[string]int16 { return i.features }
+
+// Level is the level of what the metadata may say (command.Feature).
+func (i *Image) Level() command.Level { return command.LevelOf(i.features) }
 
 // FeaturesEpoch is the log index of the last change of a feature level. It never
 // goes back and is at least 0.

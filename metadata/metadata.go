@@ -87,7 +87,16 @@ type Partition struct {
 	LastKnownLeader int32
 	// Adding and Removing are the replicas that a reassignment moves.
 	Adding, Removing []int32
+	// Cold are the replicas, in the order of Replicas, that hold little locally of what
+	// their leader holds: their disk was new, and what it lacks is in the bucket. As
+	// leaders they would send readers of the recent past there, so among equals a warm
+	// replica leads. It is what the last leader said of them, and empty where nothing is
+	// in the bucket.
+	Cold []int32
 }
+
+// Warm reports whether broker, a replica, is not cold.
+func (p *Partition) Warm(broker int32) bool { return !slices.Contains(p.Cold, broker) }
 
 // Reassigning reports whether a reassignment is under way.
 func (p *Partition) Reassigning() bool { return len(p.Adding) > 0 || len(p.Removing) > 0 }

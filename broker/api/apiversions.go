@@ -9,18 +9,20 @@ import (
 
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
 )
 
 // clientSoftware is what KIP-511 allows as a client's name and version.
 var clientSoftware = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?$`)
 
-// features are what this broker supports, by Kafka's names. A level is listed
-// once the work behind it is done.
+// features are what this broker supports: by Kafka's names, a level once the work
+// behind it is done, and Firn's own.
 var features = []struct {
 	name             string
 	min, max, atMake int16
 }{
 	{"metadata.version", 7, 33, 33},
+	{command.Feature, int16(command.Level1), int16(command.MaxLevel), int16(command.MaxLevel)},
 }
 
 // apiVersions answers which APIs are served (KIP-35, KIP-511, KIP-584, KIP-1242).

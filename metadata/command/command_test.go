@@ -42,7 +42,7 @@ func samples() []Command {
 		&CreatePartitions{Request: req, Time: 5, Topics: []MorePartitions{{Topic: topic, Count: 3, Assignments: [][]int32{{1}}}}},
 		&AlterConfigs{Request: req, Changes: []ConfigChange{{Resource: ConfigResource{Kind: ResourceBroker, Name: "1"}, Replace: true, Set: map[string]string{"a": "b"}, Delete: []string{"c"},
 			Expect: []ConfigExpectation{{Name: "a", Value: "", Set: true}, {Name: "c"}}}}},
-		&AlterPartition{BrokerID: 1, BrokerEpoch: 12, Partitions: []ISRChange{{Partition: tp, LeaderEpoch: 3, PartitionEpoch: 4, ISR: []ISRMember{{BrokerID: 1, BrokerEpoch: -1}}}}},
+		&AlterPartition{BrokerID: 1, BrokerEpoch: 12, Partitions: []ISRChange{{Partition: tp, LeaderEpoch: 3, PartitionEpoch: 4, ISR: []ISRMember{{BrokerID: 1, BrokerEpoch: -1}}, Cold: []int32{3, 1}}}},
 		&ElectLeaders{Elections: []Election{{Partition: tp, PartitionEpoch: 4, Leader: -1}, {Partition: tp, PartitionEpoch: -1, Leader: 2, Kind: ElectUnclean}}},
 		&AlterReassignments{Request: req, KeepFactor: true, Items: []Reassignment{{Partition: tp, Replicas: []int32{3, 1}}, {Partition: tp}, {Partition: tp, Replicas: []int32{}}}},
 		&AdvanceLogStart{BrokerID: 1, BrokerEpoch: 12, Partitions: []LogStartChange{{Partition: tp, LeaderEpoch: 3, LogStart: 100}}},
@@ -74,23 +74,51 @@ func TestEncodingIsWhole(t *testing.T) {
 	require.Len(t, kinds, 20)
 }
 
-// TestGolden holds the encoding against testdata/commands.golden: a changed line is
-// a changed format.
+// TestGolden holds the encoding in each version that is written against a file of
+// testdata: a changed line is a changed format.
 func TestGolden(t *testing.T) {
-	var out strings.Builder
-	for _, cmd := range samples() {
-		b, err := Encode(cmd)
+	for version, name := range map[byte]string{2: "commands-v2.golden", 3: "commands.golden"} {
+		var out strings.Builder
+		for _, cmd := range samples() {
+			b, err := EncodeAt(cmd, version)
+			require.NoError(t, err)
+			require.Equal(t, version, VersionOf(b))
+			fmt.Fprintf(&out, "%s %s\n", cmd.Kind(), hex.EncodeToString(b))
+		}
+		path := filepath.Join("testdata", name)
+		if *update {
+			require.NoError(t, os.MkdirAll("testdata", 0o755))
+			require.NoError(t, os.WriteFile(path, []byte(out.String()), 0o644))
+		}
+		want, err := os.ReadFile(path)
 		require.NoError(t, err)
-		fmt.Fprintf(&out, "%s %s\n", cmd.Kind(), hex.EncodeToString(b))
+		require.Equal(t, string(want), out.String(), "the format changed: raise its version")
 	}
-	path := filepath.Join("testdata", "commands.golden")
-	if *update {
-		require.NoError(t, os.MkdirAll("testdata", 0o755))
-		require.NoError(t, os.WriteFile(path, []byte(out.String()), 0o644))
-	}
-	want, err := os.ReadFile(path)
+}
+
+// TestLevels: the level that a cluster has says what its commands may say.
+func TestLevels(t *testing.T) {
+	require.Equal(t, Level1, LevelOf(nil), "a cluster of the time before there were levels")
+	require.Equal(t, Level1, LevelOf(map[string]int16{Feature: 1}))
+	require.Equal(t, Level2, LevelOf(map[string]int16{Feature: 2}))
+	require.Equal(t, Version, MaxLevel.CommandVersion())
+	cmd := &AlterPartition{Partitions: []ISRChange{{ISR: []ISRMember{{BrokerID: 1, BrokerEpoch: -1}}, Cold: []int32{2}}}}
+	old, err := EncodeAt(cmd, Level1.CommandVersion())
 	require.NoError(t, err)
-	require.Equal(t, string(want), out.String(), "the format changed: raise its version")
+	got, err := Decode(old)
+	require.NoError(t, err)
+	require.Empty(t, got.(*AlterPartition).Partitions[0].Cold, "an older program would not know what to do with it")
+	require.Equal(t, []int32{2}, cmd.Partitions[0].Cold, "the caller's command is his")
+	newer, err := EncodeAt(cmd, Level2.CommandVersion())
+	require.NoError(t, err)
+	newer[0] = Level1.CommandVersion() // nobody writes that: it says nothing
+	got, err = Decode(newer)
+	require.NoError(t, err)
+	require.Empty(t, got.(*AlterPartition).Partitions[0].Cold)
+	for _, version := range []byte{0, 1, Version + 1} {
+		_, err = EncodeAt(cmd, version)
+		require.ErrorIs(t, err, ErrUnknownVersion)
+	}
 }
 
 // TestReadsVersion1: what one-node clusters wrote before the first release decodes.

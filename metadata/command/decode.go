@@ -12,21 +12,22 @@ import (
 	"github.com/firnlog/firn/tiering/manifest"
 )
 
-// Decode reads what Encode wrote. The command shares no memory with b. The error
-// wraps ErrUnknownVersion for a version, or kind of command, that this build does
-// not know, and ErrCorrupt for bytes that are no command.
+// Decode reads what Encode and EncodeAt wrote. The command shares no memory with b.
+// The error wraps ErrUnknownVersion for a version, or kind of command, that this
+// build does not know, and ErrCorrupt for bytes that are no command.
 func Decode(b []byte) (Command, error) {
-	if len(b) == 0 {
+	version := VersionOf(b)
+	switch {
+	case len(b) == 0:
 		return nil, fmt.Errorf("%w: empty command", ErrCorrupt)
-	}
-	if b[0] < oldestVersion || b[0] > Version {
-		return nil, fmt.Errorf("%w: command version %d, this build knows %d to %d", ErrUnknownVersion, b[0], oldestVersion, Version)
+	case version < oldestVersion || version > Version:
+		return nil, fmt.Errorf("%w: command version %d, this build knows %d to %d", ErrUnknownVersion, version, oldestVersion, Version)
 	}
 	var msg commandpb.Command
 	if err := proto.Unmarshal(b[1:], &msg); err != nil {
 		return nil, fmt.Errorf("%w: command: %w", ErrCorrupt, err)
 	}
-	var d decoder
+	d := decoder{version: version}
 	cmd := d.command(&msg)
 	if d.err != nil {
 		return nil, d.err
@@ -34,9 +35,19 @@ func Decode(b []byte) (Command, error) {
 	return cmd, nil
 }
 
+// VersionOf is the version that an encoded command is of, 0 for no bytes. Apply goes
+// by it.
+func VersionOf(b []byte) byte {
+	if len(b) == 0 {
+		return 0
+	}
+	return b[0]
+}
+
 // decoder turns messages into commands and keeps the first error.
 type decoder struct {
-	err error
+	version byte
+	err     error
 }
 
 func (d *decoder) fail(format string, args ...any) {
@@ -212,6 +223,9 @@ func (d *decoder) alter(m *commandpb.AlterPartition) *AlterPartition {
 		ch := ISRChange{Partition: d.partition(p.GetPartition()), LeaderEpoch: record.Epoch(p.GetLeaderEpoch()), PartitionEpoch: p.GetPartitionEpoch()}
 		for _, r := range p.GetIsr() {
 			ch.ISR = append(ch.ISR, ISRMember{BrokerID: r.GetBrokerId(), BrokerEpoch: r.GetBrokerEpoch()})
+		}
+		if d.version >= versionCold {
+			ch.Cold = p.GetCold()
 		}
 		c.Partitions = append(c.Partitions, ch)
 	}

@@ -12,24 +12,41 @@ import (
 )
 
 // Version is the newest version of the encoding, the first byte of every command.
-// A field that changes what apply does raises it.
+// A field that changes what apply does raises it, and the level with it: apply goes
+// by the version of each command, so that whoever applies one at all comes to the
+// same state.
 //
 // Version 1 was written before the first release, and by one-node clusters only. It
 // is read, and applied by the rules of version 2: no other node can differ.
-const Version = 2
+const Version = byte(MaxLevel) + 1
 
-// oldestVersion is the oldest version that Decode reads.
-const oldestVersion = 1
+// versionCold is the version from which on commands say who is cold.
+const versionCold = 3
+
+// oldestVersion is the oldest version that Decode reads, oldestWritten the oldest
+// that EncodeAt writes.
+const (
+	oldestVersion = 1
+	oldestWritten = 2
+)
 
 // MaxSize bounds an encoded command in bytes. A command of ten thousand
 // partitions with three replicas takes about 0.5 MB.
 const MaxSize = 64 << 20
 
-// Encode writes a command as a log entry: the version byte and the protobuf
-// message of commandpb. The bytes of the same command are the same within one
-// build, but not across builds: compare decoded commands. The error wraps
-// ErrInvalid for a command of a type or with ids that cannot be encoded.
-func Encode(cmd Command) ([]byte, error) {
+// Encode writes a command in the newest version.
+func Encode(cmd Command) ([]byte, error) { return EncodeAt(cmd, Version) }
+
+// EncodeAt writes a command as a log entry of a version that the cluster's level
+// allows (Level.CommandVersion): the version byte and the protobuf message of
+// commandpb. What the version cannot say is left out. The bytes of the same command
+// are the same within one build, but not across builds: compare decoded commands.
+// The error wraps ErrInvalid for a command of a type or with ids that cannot be
+// encoded, and ErrUnknownVersion for a version that this build does not write.
+func EncodeAt(cmd Command, version byte) ([]byte, error) {
+	if version < oldestWritten || version > Version {
+		return nil, fmt.Errorf("%w: command version %d, this build writes %d to %d", ErrUnknownVersion, version, oldestWritten, Version)
+	}
 	msg, err := toProto(cmd)
 	if err != nil {
 		return nil, err
@@ -37,7 +54,12 @@ func Encode(cmd Command) ([]byte, error) {
 	if id := RequestIDOf(cmd); id != uuid.Nil {
 		msg.RequestId = id[:]
 	}
-	out, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{Version}, msg)
+	if version < versionCold {
+		for _, p := range msg.GetAlterPartition().GetPartitions() {
+			p.Cold = nil
+		}
+	}
+	out, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{version}, msg)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, cmd.Kind(), err)
 	}
@@ -170,7 +192,7 @@ func registerToProto(c *RegisterBroker) *commandpb.RegisterBroker {
 func alterToProto(c *AlterPartition) *commandpb.AlterPartition {
 	m := &commandpb.AlterPartition{BrokerId: c.BrokerID, BrokerEpoch: c.BrokerEpoch}
 	for _, p := range c.Partitions {
-		ch := &commandpb.ISRChange{Partition: partitionToProto(p.Partition), LeaderEpoch: int32(p.LeaderEpoch), PartitionEpoch: p.PartitionEpoch}
+		ch := &commandpb.ISRChange{Partition: partitionToProto(p.Partition), LeaderEpoch: int32(p.LeaderEpoch), PartitionEpoch: p.PartitionEpoch, Cold: p.Cold}
 		for _, r := range p.ISR {
 			ch.Isr = append(ch.Isr, &commandpb.ISRMember{BrokerId: r.BrokerID, BrokerEpoch: r.BrokerEpoch})
 		}

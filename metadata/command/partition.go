@@ -5,7 +5,7 @@ import "github.com/firnlog/firn/record"
 // AlterPartition changes the ISR of partitions: the leader's compare-and-set on
 // the partition epoch. Members that leave go to the ELR while the ISR is smaller
 // than min.insync.replicas (KIP-966), and a reassignment whose target is all in the
-// ISR completes in the same step. Per item: ErrNotFound, ErrNotLeader,
+// ISR completes in the same step. The leader also says who is cold. Per item: ErrNotFound, ErrNotLeader,
 // ErrStaleLeaderEpoch, ErrStalePartitionEpoch, ErrInvalid, ErrIneligibleReplica.
 // The whole command: ErrStaleBrokerEpoch.
 type AlterPartition struct {
@@ -21,6 +21,9 @@ type ISRChange struct {
 	PartitionEpoch int32
 	// ISR is the new in-sync set, with the leader in it.
 	ISR []ISRMember
+	// Cold are the replicas that hold little locally of what their leader holds, all
+	// of them, by id. Below Level2 it cannot be said, and nobody is cold.
+	Cold []int32
 }
 
 // ISRMember is a replica at the broker epoch that the leader heard it under

@@ -61,8 +61,9 @@ func failAll(out []Outcome, err error) []Outcome {
 type txn struct {
 	ed    *metadata.Editor
 	batch *pebble.Batch // indexed
-	// index is that of the command under way, or of the last one.
+	// index and version are those of the command under way, or of the last one.
 	index        uint64
+	version      byte
 	cluster      clusterState
 	clusterDirty bool
 	requests     requestTable
@@ -107,7 +108,7 @@ func (t *txn) apply(e Entry) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	t.index = e.Index
+	t.index, t.version = e.Index, command.VersionOf(e.Data)
 	id := command.RequestIDOf(cmd)
 	if id != uuid.Nil {
 		if o, ok, err := t.recall(id); err != nil || ok {
@@ -178,6 +179,11 @@ func (t *txn) dispatch(cmd command.Command) (command.Result, error) {
 		return command.Result{}, fmt.Errorf("%w: no apply for %s", command.ErrUnknownVersion, cmd.Kind())
 	}
 }
+
+// knowsCold says whether the command under way is of a version that says who is cold.
+// One that is not makes nobody cold, so that a build that knows no newer ones comes to
+// the same state.
+func (t *txn) knowsCold() bool { return t.version >= command.Level2.CommandVersion() }
 
 // refuse makes a refusal. The message begins with the subject.
 func refuse(kind *command.Error, format string, args ...any) error {

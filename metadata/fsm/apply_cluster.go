@@ -17,6 +17,9 @@ func (t *txn) formatCluster(c *command.FormatCluster) (command.Result, error) {
 	case have != "":
 		return command.Result{}, refuse(command.ErrExists, "cluster is %s, not %s", have, c.ClusterID)
 	}
+	if err := checkLevel(command.LevelOf(c.Features)); err != nil {
+		return command.Result{}, err
+	}
 	t.ed.SetClusterID(c.ClusterID)
 	for name, level := range c.Features {
 		t.ed.SetFeature(name, level, int64(t.index))
@@ -35,6 +38,8 @@ func (t *txn) updateFeatures(c *command.UpdateFeatures) (command.Result, error) 
 		switch {
 		case u.Name == "" || u.Level < 0:
 			return command.Result{}, refuse(command.ErrInvalid, "feature %q at level %d", u.Name, u.Level)
+		case u.Name == command.Feature && u.Level < have:
+			return command.Result{}, refuse(command.ErrFeature, "feature %s is at level %d and does not go down: what was written since is not known at level %d", u.Name, have, u.Level)
 		case u.Level < have && !u.Downgrade:
 			return command.Result{}, refuse(command.ErrFeature, "feature %s is at level %d: going down to %d needs a downgrade", u.Name, have, u.Level)
 		}
@@ -48,6 +53,11 @@ func (t *txn) updateFeatures(c *command.UpdateFeatures) (command.Result, error) 
 		}
 	}
 	for _, u := range c.Updates {
+		if u.Name == command.Feature {
+			if err := checkLevel(command.Level(u.Level)); err != nil {
+				return command.Result{}, err
+			}
+		}
 		if u.Level != t.ed.Feature(u.Name) {
 			t.ed.SetFeature(u.Name, u.Level, int64(t.index))
 			t.clusterDirty = true
@@ -84,6 +94,9 @@ func (t *txn) registerBroker(c *command.RegisterBroker) (command.Result, error) 
 		replicated := policy.Durability == "replicated" || policy.Durability == "" && c.ReplicatedByDefault
 		if !wiped && !(c.Untrusted && replicated) {
 			return byOrder
+		}
+		if wiped && t.knowsCold() && p.RemoteEnd > p.LogStart {
+			p.Cold = inOrder(p.Replicas, append(slices.Clone(p.Cold), b.ID)) // it begins where the bucket ends
 		}
 		return discount(p, b.ID, wiped)
 	})

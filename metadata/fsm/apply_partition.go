@@ -41,6 +41,12 @@ func (t *txn) alterPartition(c *command.AlterPartition) (command.Result, error) 
 		}
 		want := *p
 		want.ISR = isr
+		if t.knowsCold() {
+			if err := checkCold(p, ch); err != nil {
+				return command.ItemResult{}, err
+			}
+			want.Cold = inOrder(p.Replicas, ch.Cold)
+		}
 		next, err := t.settlePartition(ch.Partition, &want, byOrder)
 		if err == nil && next == p {
 			// The leader asks for what is there to be sure that an earlier proposal,
@@ -97,6 +103,19 @@ func (t *txn) newISR(p *metadata.Partition, ch *command.ISRChange) ([]int32, err
 		return nil, refuse(command.ErrInvalid, "partition %s: the ISR lacks the leader %d", ch.Partition, p.Leader)
 	}
 	return ids, nil
+}
+
+// checkCold checks the replicas that a leader calls cold.
+func checkCold(p *metadata.Partition, ch *command.ISRChange) error {
+	for i, id := range ch.Cold {
+		switch {
+		case !p.HasReplica(id):
+			return refuse(command.ErrInvalid, "partition %s: broker %d is cold but no replica", ch.Partition, id)
+		case slices.Contains(ch.Cold[:i], id):
+			return refuse(command.ErrInvalid, "partition %s: broker %d is cold twice", ch.Partition, id)
+		}
+	}
+	return nil
 }
 
 func (t *txn) electLeaders(c *command.ElectLeaders) (command.Result, error) {

@@ -220,6 +220,9 @@ func loadSmall(r pebble.Reader, ed *metadata.Editor, cluster *clusterState) erro
 			}
 			ed.SetFeature(name, l, cm.GetFeaturesEpoch())
 		}
+		if err := checkLevel(command.LevelOf(ed.Features())); err != nil {
+			return err
+		}
 		ed.SetFeaturesEpoch(cm.GetFeaturesEpoch())
 		cluster.nextProducerID = cm.GetNextProducerId()
 	}
@@ -310,6 +313,16 @@ func loadPartitions(r pebble.Reader, ed *metadata.Editor) error {
 		return err
 	}
 	return ed.CheckPartitions()
+}
+
+// checkLevel stops a build that does not know the cluster's level. It might apply the
+// next command otherwise than the others do.
+func checkLevel(level command.Level) error {
+	if level <= command.MaxLevel {
+		return nil
+	}
+	return fmt.Errorf("%w: older version than the cluster, which is at level %d of %s: this program knows %d to %d; install the version of the other brokers",
+		command.ErrUnknownVersion, level, command.Feature, command.Level1, command.MaxLevel)
 }
 
 // Image returns the newest image.

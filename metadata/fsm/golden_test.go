@@ -46,6 +46,8 @@ func goldenValues() []goldenValue {
 		{topicKey(topic), topicToProto(&metadata.Topic{ID: topic, Name: "orders", Partitions: 12, Internal: true, Configs: map[string]string{"cleanup.policy": "compact", "retention.ms": "1"}, CreatedAt: 1700000000000})},
 		{partitionKey(tp), partitionToProto(&metadata.Partition{Replicas: []int32{1, 2, 3}, ISR: []int32{1, 3}, ELR: []int32{2}, Leader: 1, LeaderEpoch: 4, PartitionEpoch: 9, LogStart: 100, RemoteEnd: 200, RemoteEpoch: 3,
 			LastKnownLeader: -1, Adding: []int32{4}, Removing: []int32{2}})},
+		{partitionKey(record.TopicPartition{Topic: topic, Partition: 8}), partitionToProto(&metadata.Partition{Replicas: []int32{1, 2}, ISR: []int32{1, 2}, Leader: 1, LastKnownLeader: -1, RemoteEnd: 200, RemoteEpoch: 3,
+			Cold: []int32{2}})},
 		{configKey(metadata.ConfigResource{Kind: metadata.ResourceBroker, Name: "1"}), &statepb.Configs{Configs: map[string]string{"log.retention.ms": "5"}}},
 		{objectKey(object), objectToProto(&metadata.Object{ID: object, State: metadata.ObjectDeleting, Store: "warm", Partition: tp, Start: 100, End: 200, LeaderEpoch: 3, BrokerID: 1, BrokerEpoch: 12, Generation: 1,
 			Intent: 77, Size: 4096, Footer: 4000, Checksum: []byte{0xde, 0xad}, StartedAt: 1, FinishedAt: 2, DeletingSince: 3})},

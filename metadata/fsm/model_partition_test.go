@@ -81,16 +81,16 @@ func (m *model) rest(tp record.TopicPartition, p metadata.Partition, w wish) int
 		case up && isr[id] && id == old.Leader && (may || len(active) == 0):
 			rank = 1
 		case may && isr[id]:
-			rank = 100 + i
+			rank = 100 + i + 50*chill(p, id)
 		case may && len(active) == 0 && setOf(p.ELR)[id]:
-			rank = 300 + i
+			rank = 300 + i + 50*chill(p, id)
 			if id == w.prefer {
 				rank = 200
 			}
 		case may && len(p.ISR)+len(p.ELR) == 0 && id == p.LastKnownLeader:
 			rank = 400
 		case may && (w.unclean || policy.Unclean):
-			rank = 600 + i
+			rank = 600 + i + 50*chill(p, id)
 			if id == p.LastKnownLeader {
 				rank = 501
 			}
@@ -123,8 +123,14 @@ func (m *model) rest(tp record.TopicPartition, p metadata.Partition, w wish) int
 		isr = setOf(target)
 		if !isr[leader] {
 			leader = target[0]
+			for i := len(target) - 1; i >= 0; i-- {
+				if chill(p, target[i]) <= chill(p, leader) {
+					leader = target[i]
+				}
+			}
 		}
 	}
+	p.Cold = setOf(p.Cold).of(p.Replicas)
 	p.Leader = leader
 	p.ISR = isr.of(p.Replicas)
 	p.ELR = nil
@@ -152,9 +158,17 @@ func (m *model) rest(tp record.TopicPartition, p metadata.Partition, w wish) int
 	return leader
 }
 
+// chill is 1 of a cold replica, 0 of a warm one.
+func chill(p metadata.Partition, id int32) int {
+	if setOf(p.Cold)[id] {
+		return 1
+	}
+	return 0
+}
+
 func sameSetup(a, b metadata.Partition) bool {
 	return slices.Equal(a.Replicas, b.Replicas) && slices.Equal(a.ISR, b.ISR) && slices.Equal(a.ELR, b.ELR) && slices.Equal(a.Adding, b.Adding) &&
-		slices.Equal(a.Removing, b.Removing) && a.Leader == b.Leader && a.LeaderEpoch == b.LeaderEpoch && a.LastKnownLeader == b.LastKnownLeader
+		slices.Equal(a.Removing, b.Removing) && slices.Equal(a.Cold, b.Cold) && a.Leader == b.Leader && a.LeaderEpoch == b.LeaderEpoch && a.LastKnownLeader == b.LastKnownLeader
 }
 
 // restAll brings all partitions with this replica to rest (every one for -1).
@@ -167,7 +181,8 @@ func (m *model) restAll(broker int32) {
 }
 
 // discount takes a broker whose records are gone out of the sets.
-func (m *model) discount(broker int32, wiped bool, of func(record.TopicPartition) bool) {
+// begins: it registered with an empty disk.
+func (m *model) discount(broker int32, wiped, begins bool, of func(record.TopicPartition) bool) {
 	for tp, p := range m.parts {
 		if !slices.Contains(p.Replicas, broker) {
 			continue
@@ -182,6 +197,9 @@ func (m *model) discount(broker int32, wiped bool, of func(record.TopicPartition
 		p.ISR, p.ELR = isr.of(p.Replicas), elr.of(p.Replicas)
 		if wiped && p.LastKnownLeader == broker {
 			p.LastKnownLeader = -1
+		}
+		if begins && p.RemoteEnd > p.LogStart && m.version >= 3 {
+			p.Cold = setOf(p.Cold, []int32{broker}).of(p.Replicas)
 		}
 		m.rest(tp, p, wish{prefer: -1, gone: broker})
 	}
@@ -203,7 +221,7 @@ func (m *model) unregister(c *command.UnregisterBroker) modelAnswer {
 		}
 	}
 	delete(m.brokers, b.ID)
-	m.discount(b.ID, true, func(record.TopicPartition) bool { return true })
+	m.discount(b.ID, true, false, func(record.TopicPartition) bool { return true })
 	return modelAnswer{epoch: b.Epoch}
 }
 
@@ -232,6 +250,13 @@ func (m *model) alterPartition(broker int32, ch command.ISRChange) command.Code 
 		return command.CodeInvalid
 	}
 	p.ISR = want.of(p.Replicas)
+	if m.version >= 3 {
+		cold := setOf(ch.Cold)
+		if len(cold) != len(ch.Cold) || len(cold.of(p.Replicas)) != len(cold) {
+			return command.CodeInvalid
+		}
+		p.Cold = cold.of(p.Replicas)
+	}
 	m.rest(ch.Partition, p, noWish)
 	if after := m.parts[ch.Partition]; after.PartitionEpoch == ch.PartitionEpoch {
 		after.PartitionEpoch++ // asked for as it is: the epoch rises all the same

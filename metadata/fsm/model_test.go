@@ -28,6 +28,8 @@ type model struct {
 	entries       map[record.TopicPartition]map[record.Offset]manifest.Entry
 	stones        map[record.TopicID]metadata.Tombstone
 	requests      map[uuid.UUID]modelAnswer
+	// version is that of the command under way.
+	version byte
 }
 
 // modelAnswer is what a command is answered with: a code for the whole, or one per
@@ -56,7 +58,8 @@ func newModel() *model {
 	}
 }
 
-func (m *model) apply(index uint64, cmd command.Command) modelAnswer {
+func (m *model) apply(index uint64, version byte, cmd command.Command) modelAnswer {
+	m.version = version
 	id := command.RequestIDOf(cmd)
 	if a, ok := m.requests[id]; ok && id != uuid.Nil {
 		return a
@@ -131,7 +134,7 @@ func (m *model) run(index uint64, cmd command.Command) modelAnswer {
 			Epoch: int64(index), Rack: c.Rack, Features: c.Features, Fenced: true, RegisteredAt: c.Time,
 			ClusterAddress: c.ClusterAddress}
 		wiped := !ok || old.DirectoryID != c.DirectoryID
-		m.discount(c.BrokerID, wiped, func(tp record.TopicPartition) bool {
+		m.discount(c.BrokerID, wiped, wiped, func(tp record.TopicPartition) bool {
 			d := m.topicPolicy(tp.Topic).Durability
 			return wiped || c.Untrusted && (d == "replicated" || d == "" && c.ReplicatedByDefault)
 		})
@@ -224,7 +227,7 @@ func items[T any](in []T, fn func(T) command.Code) modelAnswer {
 
 func (m *model) updateFeatures(index uint64, c *command.UpdateFeatures) command.Code {
 	for _, u := range c.Updates {
-		if u.Level < m.features[u.Name] && !u.Downgrade {
+		if u.Level < m.features[u.Name] && (!u.Downgrade || u.Name == command.Feature) {
 			return command.CodeFeature
 		}
 		if u.Level == 0 {

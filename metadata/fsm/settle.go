@@ -23,17 +23,18 @@ var byOrder = settlement{prefer: -1, gone: -1}
 
 // settle works out the state that a partition comes to, in which all invariants of
 // metadata.Check hold, from the state before (old) and what the command made of it
-// (want: replicas, ISR, ELR, LastKnownLeader, Adding and Removing edited; leader and
-// epochs as they were). It returns old itself if nothing changes. Every command that
+// (want: replicas, ISR, ELR, Cold, LastKnownLeader, Adding and Removing edited; leader
+// and epochs as they were). It returns old itself if nothing changes. Every command that
 // touches replicas, ISR or a broker goes through here, so that what follows from it
 // is in the same step of the log:
 //
 //   - the fenced and those shutting down leave the ISR while another active member is
 //     in it; the last ones stay, since they have all records;
 //   - a reassignment whose target is active and in the ISR completes;
-//   - a leader that is gone is replaced: from the ISR in order of the replicas, else
-//     from the ELR, else, with both empty, by the last known leader, else uncleanly
-//     if the topic allows it;
+//   - a leader that is gone is replaced: from the ISR, else from the ELR, else, with
+//     both empty, by the last known leader, else uncleanly if the topic allows it. Of
+//     several the warm come before the cold (metadata.Partition.Cold), then the order
+//     of the replicas decides. A leader that is there stays, cold or not;
 //   - what left the ISR is eligible (ELR) as long as the ISR is smaller than
 //     min.insync.replicas, for then the watermark stands still (KIP-966);
 //   - epochs rise.
@@ -64,7 +65,7 @@ func (t *txn) settle(old, want *metadata.Partition, policy metadata.Policy, how 
 		next.Leader = how.prefer
 	case next.Leader >= 0 && (len(active) == 0 || slices.Contains(active, next.Leader)):
 	case len(active) > 0:
-		next.Leader = inOrder(next.Replicas, active)[0]
+		next.Leader = warmest(&next, inOrder(next.Replicas, active))
 	default:
 		var clean bool
 		next.Leader, clean = t.lastResort(&next, policy, how)
@@ -78,11 +79,12 @@ func (t *txn) settle(old, want *metadata.Partition, policy metadata.Policy, how 
 	if target := next.Target(); next.Reassigning() && isSubset(target, keep(next.ISR, eligible)) {
 		next.Replicas, next.ISR, next.Adding, next.Removing = target, target, nil, nil
 		if !next.InSync(next.Leader) {
-			next.Leader = target[0]
+			next.Leader = warmest(&next, target)
 		}
 	}
 
 	next.ISR = inOrder(next.Replicas, next.ISR)
+	next.Cold = inOrder(next.Replicas, next.Cold)
 	next.ELR = nil
 	if len(next.ISR) < policy.MinISR(next.Factor()) {
 		next.ELR = inOrder(next.Replicas, remove(complete, next.ISR))
@@ -106,7 +108,7 @@ func (t *txn) lastResort(p *metadata.Partition, policy metadata.Policy, how sett
 	case slices.Contains(from, how.prefer):
 		return how.prefer, true
 	case len(from) > 0:
-		return from[0], true
+		return warmest(p, from), true
 	}
 	known := p.HasReplica(p.LastKnownLeader) && eligible(p.LastKnownLeader)
 	if known && len(p.ISR)+len(p.ELR) == 0 {
@@ -124,7 +126,19 @@ func (t *txn) lastResort(p *metadata.Partition, policy metadata.Policy, how sett
 	case known:
 		return p.LastKnownLeader, false
 	}
-	return from[0], false
+	return warmest(p, from), false
+}
+
+// warmest returns the first of the candidates that is warm, or the first of all.
+//
+// REQUIRES: there are candidates.
+func warmest(p *metadata.Partition, candidates []int32) int32 {
+	for _, id := range candidates {
+		if p.Warm(id) {
+			return id
+		}
+	}
+	return candidates[0]
 }
 
 // alive reports whether a broker is registered and not fenced.
@@ -138,7 +152,7 @@ func (t *txn) alive(id int32) bool {
 func withEpochs(old, next *metadata.Partition) *metadata.Partition {
 	if next.Leader == old.Leader && next.LastKnownLeader == old.LastKnownLeader &&
 		slices.Equal(next.Replicas, old.Replicas) && slices.Equal(next.ISR, old.ISR) && slices.Equal(next.ELR, old.ELR) &&
-		slices.Equal(next.Adding, old.Adding) && slices.Equal(next.Removing, old.Removing) {
+		slices.Equal(next.Adding, old.Adding) && slices.Equal(next.Removing, old.Removing) && slices.Equal(next.Cold, old.Cold) {
 		return old
 	}
 	next.PartitionEpoch = old.PartitionEpoch + 1

@@ -14,12 +14,21 @@ import (
 	"github.com/firnlog/firn/tiering/manifest"
 )
 
-// valueVersion is the first byte of every stored message.
-const valueVersion = 1
+// valueVersion is the newest version of a stored message, its first byte.
+const valueVersion = byte(command.MaxLevel)
+
+// versionOf is the oldest version that says what a message says. So a value is newer
+// than the cluster's level never.
+func versionOf(m proto.Message) byte {
+	if p, ok := m.(*statepb.Partition); ok && len(p.GetCold()) > 0 {
+		return 2
+	}
+	return 1
+}
 
 // encodeValue writes a stored message: version byte and protobuf.
 func encodeValue(m proto.Message) ([]byte, error) {
-	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{valueVersion}, m)
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{versionOf(m)}, m)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %T: %w", command.ErrInvalid, m, err)
 	}
@@ -32,8 +41,8 @@ func decodeValue(b []byte, m proto.Message) error {
 	if len(b) == 0 {
 		return fmt.Errorf("%w: empty value", command.ErrCorrupt)
 	}
-	if b[0] != valueVersion {
-		return fmt.Errorf("%w: stored value version %d, this build knows %d", command.ErrUnknownVersion, b[0], valueVersion)
+	if b[0] < 1 || b[0] > valueVersion {
+		return fmt.Errorf("%w: stored value version %d, this build knows 1 to %d", command.ErrUnknownVersion, b[0], valueVersion)
 	}
 	if err := proto.Unmarshal(b[1:], m); err != nil {
 		return fmt.Errorf("%w: %T: %w", command.ErrCorrupt, m, err)
@@ -62,13 +71,13 @@ func topicFromProto(id record.TopicID, m *statepb.Topic) (*metadata.Topic, error
 func partitionToProto(p *metadata.Partition) *statepb.Partition {
 	return &statepb.Partition{Replicas: p.Replicas, Isr: p.ISR, Elr: p.ELR, Leader: p.Leader, LeaderEpoch: int32(p.LeaderEpoch),
 		PartitionEpoch: p.PartitionEpoch, LogStart: int64(p.LogStart), RemoteEnd: int64(p.RemoteEnd), RemoteEpoch: int32(p.RemoteEpoch),
-		LastKnownLeader: p.LastKnownLeader, Adding: p.Adding, Removing: p.Removing}
+		LastKnownLeader: p.LastKnownLeader, Adding: p.Adding, Removing: p.Removing, Cold: p.Cold}
 }
 
 func partitionFromProto(m *statepb.Partition) *metadata.Partition {
 	return &metadata.Partition{Replicas: m.GetReplicas(), ISR: m.GetIsr(), ELR: m.GetElr(), Leader: m.GetLeader(), LeaderEpoch: record.Epoch(m.GetLeaderEpoch()),
 		PartitionEpoch: m.GetPartitionEpoch(), LogStart: record.Offset(m.GetLogStart()), RemoteEnd: record.Offset(m.GetRemoteEnd()),
-		RemoteEpoch: record.Epoch(m.GetRemoteEpoch()), LastKnownLeader: m.GetLastKnownLeader(), Adding: m.GetAdding(), Removing: m.GetRemoving()}
+		RemoteEpoch: record.Epoch(m.GetRemoteEpoch()), LastKnownLeader: m.GetLastKnownLeader(), Adding: m.GetAdding(), Removing: m.GetRemoving(), Cold: m.GetCold()}
 }
 
 func brokerToProto(b *metadata.Broker) *statepb.Broker {

@@ -50,7 +50,7 @@ const (
 // ErrNotLeader. A command with a request id is tried again after an unknown
 // outcome too.
 func (n *Node) Propose(ctx context.Context, cmd command.Command) (command.Result, error) {
-	data, err := command.Encode(cmd)
+	data, err := n.encode(cmd)
 	if err != nil {
 		return command.Result{}, err
 	}
@@ -68,6 +68,12 @@ func (n *Node) Propose(ctx context.Context, cmd command.Command) (command.Result
 		return command.Result{}, fmt.Errorf("propose %s: %w", cmd.Kind(), err)
 	}
 	return outcome.Result, outcome.Err
+}
+
+// encode writes a command in the version that the cluster's level allows, as far as
+// this node has heard: an older one than the others write is applied as well.
+func (n *Node) encode(cmd command.Command) ([]byte, error) {
+	return command.EncodeAt(cmd, n.Image().Level().CommandVersion())
 }
 
 // ReadBarrier implements metadata.Client. It waits for a leader like Propose.

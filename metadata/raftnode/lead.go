@@ -24,7 +24,7 @@ func (l AsLeader) Image() *metadata.Image { return l.n.Image() }
 // Propose commits a command if this node leads; else the error is ErrNotLeader at
 // once. Other errors are those of Node.Propose.
 func (l AsLeader) Propose(ctx context.Context, cmd command.Command) (command.Result, error) {
-	data, err := command.Encode(cmd)
+	data, err := l.n.encode(cmd)
 	if err != nil {
 		return command.Result{}, err
 	}
