@@ -145,7 +145,7 @@ func (b *Broker) tierMap(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	out := adminapi.TierMap{Topic: topic.Name, TopicID: topic.ID.String(), Partitions: []adminapi.PartitionMap{}}
+	out := adminapi.TierMap{Topic: topic.Name, TopicID: topic.ID.String(), PartitionCount: int(topic.Partitions), Partitions: []adminapi.PartitionMap{}}
 	for n := range topic.Partitions {
 		p := b.parts.Get(record.TopicPartition{Topic: topic.ID, Partition: n})
 		if p == nil || (only >= 0 && int64(n) != only) {

@@ -84,10 +84,13 @@ type TopicTiers struct {
 
 // TierMap says for each partition of a topic where its offsets are.
 type TierMap struct {
-	Topic      string         `json:"topic"`
-	TopicID    string         `json:"topic_id"`
-	Ladder     string         `json:"ladder"`
-	Partitions []PartitionMap `json:"partitions"`
+	Topic   string `json:"topic"`
+	TopicID string `json:"topic_id"`
+	Ladder  string `json:"ladder"`
+	// PartitionCount is how many the topic has; Partitions are those of which the
+	// answering node has a replica.
+	PartitionCount int            `json:"partition_count"`
+	Partitions     []PartitionMap `json:"partitions"`
 }
 
 // PartitionMap is one partition's offsets.

@@ -67,6 +67,8 @@ func (o benchProduceOptions) check() error {
 		return errors.New("--connections: at least 1")
 	case o.recordBytes < 0 || o.keyBytes < 0:
 		return errors.New("--record-bytes and --key-bytes: at least 0")
+	case o.perSecond < 0:
+		return errors.New("--rate: at least 0")
 	case o.compressible < 0 || o.compressible > 1:
 		return errors.New("--compressible: from 0 to 1")
 	case o.inFlight < 1 || o.buffered < 1 || o.batchBytes < 512:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,8 +21,11 @@ import (
 // connect makes a client and sees that a broker answers, so that a wrong
 // address is an error at once and not a time-out later.
 func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	opts = append([]kgo.Opt{
 		kgo.SeedBrokers(a.bootstrap...),
+		kgo.WithHooks(strangers{stop}),
 		kgo.ClientID("firn-cli"),
 		kgo.SoftwareNameAndVersion("firn", softwareVersion()),
 		kgo.DialTimeout(5 * time.Second),
@@ -36,9 +41,24 @@ func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 	defer cancel()
 	if err := client.Ping(pingCtx); err != nil {
 		client.Close()
+		if errors.Is(context.Cause(ctx), errNotKafka) {
+			err = errNotKafka
+		}
 		return nil, &connectError{addresses: strings.Join(a.bootstrap, ","), flag: "--bootstrap-server", err: err}
 	}
 	return client, nil
+}
+
+var errNotKafka = errors.New("it does not speak Kafka (is it the admin address?)")
+
+// strangers ends the first contact with what answers, but not as a broker does: the
+// client itself would try again for as long as it may.
+type strangers struct{ stop context.CancelCauseFunc }
+
+func (s strangers) OnBrokerRead(_ kgo.BrokerMetadata, _ int16, _ int, _, _ time.Duration, err error) {
+	if err != nil && strings.Contains(err.Error(), "response size") { // kgo has no type for it
+		s.stop(errNotKafka)
+	}
 }
 
 // withAdmin runs fn with an admin client and a context that ends after --timeout.
@@ -67,7 +87,7 @@ func (e *connectError) Error() string {
 	switch {
 	case errors.Is(e.err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("nothing listens on %s (connection refused); start a node with `firn dev`, or name a running one with %s", e.addresses, e.flag)
-	case errors.Is(e.err, context.DeadlineExceeded):
+	case errors.Is(e.err, context.DeadlineExceeded), errors.Is(e.err, os.ErrDeadlineExceeded):
 		return fmt.Sprintf("no answer from %s in time; is that the right address? Name another with %s", e.addresses, e.flag)
 	}
 	return fmt.Sprintf("cannot reach %s: %v; name another address with %s", e.addresses, e.err, e.flag)
@@ -169,20 +189,22 @@ func parseConfigs(pairs []string) (map[string]string, error) {
 	return configs, nil
 }
 
-// hintConfigs adds the nearest known setting to a broker's INVALID_CONFIG.
-func hintConfigs(err error, names []string) error {
-	if !errors.Is(err, kerr.InvalidConfig) {
+// hintConfigs adds the nearest of the known settings to a broker's refusal of one
+// that it does not know.
+func hintConfigs(err error, names []string, known []*configdef.Key) error {
+	// Of its own settings a broker says INVALID_REQUEST, of a topic's INVALID_CONFIG.
+	if !errors.Is(err, kerr.InvalidConfig) && !errors.Is(err, kerr.InvalidRequest) {
 		return err
 	}
-	var known []string
-	for _, k := range configdef.TopicKeys() {
-		known = append(known, k.Name)
+	words := make([]string, len(known))
+	for i, k := range known {
+		words[i] = k.Name
 	}
 	for _, name := range names {
-		if _, ok := configdef.Topic(name); ok {
+		if slices.Contains(words, name) {
 			continue
 		}
-		if near := configdef.Nearest(name, known); near != "" {
+		if near := configdef.Nearest(name, words); near != "" {
 			return fmt.Errorf("%w; did you mean %s?", err, near)
 		}
 	}

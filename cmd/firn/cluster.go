@@ -48,11 +48,12 @@ func writeHealth(w io.Writer, h adminapi.ClusterHealth) error {
 			fmt.Fprintf(&b, "    %s\n", strings.Join(r.Partitions, ", "))
 		}
 	}
-	controller := "none"
+	// Without a controller nobody notices who comes and goes.
+	up, controller := "up when there was a controller", "none"
 	if h.Controller >= 0 {
-		controller = fmt.Sprintf("broker %d", h.Controller)
+		up, controller = "up", fmt.Sprintf("broker %d", h.Controller)
 	}
-	fmt.Fprintf(&b, "Brokers: %d of %d up; controller: %s\n", h.BrokersUp, h.Brokers, controller)
+	fmt.Fprintf(&b, "Brokers: %d of %d %s; controller: %s\n", h.BrokersUp, h.Brokers, up, controller)
 	fmt.Fprintf(&b, "Partitions: %d in %s; %d without leader, %d under min ISR, %d under-replicated, %d not at the preferred leader, %d being reassigned\n",
 		h.Partitions, plural(h.Topics, "topic"), h.Leaderless, h.UnderMinISR, h.UnderReplicated, h.NotPreferred, h.Reassigning)
 	_, err := io.WriteString(w, b.String())

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/metadata/configdef"
 )
@@ -80,7 +83,25 @@ func ofWhom(who string) string {
 	return "broker " + who
 }
 
+// isUp says so where one broker is asked for that cannot be: its settings are told
+// and changed by itself.
+func isUp(ctx context.Context, admin *kadm.Client, who string) error {
+	brokers, err := admin.ListBrokers(ctx)
+	if err != nil {
+		return fmt.Errorf("list brokers: %w", err)
+	}
+	for _, id := range brokersOf(who) {
+		if !slices.Contains(brokers.NodeIDs(), id) {
+			return fmt.Errorf("broker %d is down or not known; `firn cluster brokers` lists them", id)
+		}
+	}
+	return nil
+}
+
 func (a *app) showBrokerConfigs(ctx context.Context, admin *kadm.Client, who string) error {
+	if err := isUp(ctx, admin, who); err != nil {
+		return err
+	}
 	described, err := admin.DescribeBrokerConfigs(ctx, brokersOf(who)...)
 	if err != nil {
 		return fmt.Errorf("settings of %s: %w", ofWhom(who), err)
@@ -92,13 +113,12 @@ func (a *app) showBrokerConfigs(ctx context.Context, admin *kadm.Client, who str
 			return refused("settings of "+ofWhom(who), r.Err, r.ErrMessage)
 		}
 		for _, c := range r.Configs {
-			source := strings.ToLower(strings.ReplaceAll(c.Source.String(), "_", " "))
-			if strings.HasPrefix(source, "default") {
+			if c.Source == kmsg.ConfigSourceDefaultConfig {
 				continue
 			}
-			l := configLine{Name: c.Key, Value: c.MaybeValue(), Source: source}
+			l := configLine{Name: c.Key, Value: c.MaybeValue(), Source: sourceOf(c)}
 			lines = append(lines, l)
-			g.add(l.Name, l.Value, l.Source)
+			g.add(l.Name, l.Value, strings.ReplaceAll(l.Source, "_", " "))
 		}
 	}
 	return a.print(lines, func(w io.Writer) error {
@@ -116,9 +136,12 @@ func (a *app) alterBrokerConfigs(ctx context.Context, admin *kadm.Client, who st
 		names[i] = c.Name
 		if c.Op == kadm.DeleteConfig {
 			if _, known := configdef.Broker(c.Name); !known {
-				return fmt.Errorf("no broker has a setting %s", c.Name)
+				return hintConfigs(refused("settings of "+ofWhom(who), kerr.InvalidConfig, "Unknown broker config name: "+c.Name), names, configdef.BrokerKeys())
 			}
 		}
+	}
+	if err := isUp(ctx, admin, who); err != nil {
+		return err
 	}
 	responses, err := admin.AlterBrokerConfigs(ctx, changes, brokersOf(who)...)
 	if err != nil {
@@ -126,7 +149,7 @@ func (a *app) alterBrokerConfigs(ctx context.Context, admin *kadm.Client, who st
 	}
 	var failures []error
 	for _, r := range responses {
-		failures = append(failures, refused("settings of "+ofWhom(who), r.Err, r.ErrMessage))
+		failures = append(failures, hintConfigs(refused("settings of "+ofWhom(who), r.Err, r.ErrMessage), names, configdef.BrokerKeys()))
 	}
 	if err := errors.Join(failures...); err != nil {
 		return err

@@ -43,6 +43,8 @@ type devBroker struct {
 	Admin string `json:"admin"`
 	Data  string `json:"data"`
 	Log   string `json:"log"`
+	// Where it listens for the other brokers.
+	cluster, gossip string
 }
 
 // devClusterFile is the contents of cluster.json.
@@ -105,6 +107,7 @@ func newDevCluster(o devClusterOptions, notes io.Writer) (*devCluster, error) {
 		peers = append(peers, net.JoinHostPort(host, strconv.Itoa(kafka+gossipPortStep+i)))
 		c.brokers = append(c.brokers, devBroker{ID: id,
 			Kafka: net.JoinHostPort(host, strconv.Itoa(kafka+i)), Admin: net.JoinHostPort(adminHost, strconv.Itoa(admin+i)),
+			cluster: net.JoinHostPort(host, strconv.Itoa(kafka+clusterPortStep+i)), gossip: peers[i],
 			Data: filepath.Join(dir, "broker-"+strconv.Itoa(id)), Log: filepath.Join(dir, "broker-"+strconv.Itoa(id)+".log")})
 	}
 	factor := strconv.Itoa(min(o.brokers, 3))
@@ -116,8 +119,7 @@ func newDevCluster(o devClusterOptions, notes io.Writer) (*devCluster, error) {
 		}
 		settings := []string{
 			"node.id=" + strconv.Itoa(b.ID), "bootstrap.expect=" + factor,
-			"cluster.listen=" + net.JoinHostPort(host, strconv.Itoa(kafka+clusterPortStep+i)),
-			"gossip.listen=" + peers[i], "cluster.join=" + strings.Join(peers, ","),
+			"cluster.listen=" + b.cluster, "gossip.listen=" + b.gossip, "cluster.join=" + strings.Join(peers, ","),
 			"default.replication.factor=" + factor, "offsets.topic.replication.factor=" + factor,
 			"transaction.state.log.replication.factor=" + factor,
 		}
@@ -146,6 +148,9 @@ func firstPort(flag, address string) (host string, port int, err error) {
 // that ends with an error before it was ever ready ends the cluster: what keeps
 // it from starting would keep it again.
 func (c *devCluster) run(ctx context.Context) error {
+	if err := c.portsAreFree(ctx); err != nil {
+		return err
+	}
 	for i := range c.brokers {
 		if err := os.MkdirAll(c.brokers[i].Data, 0o750); err != nil {
 			return fmt.Errorf("data directory: %w", err)
@@ -173,6 +178,23 @@ func (c *devCluster) run(ctx context.Context) error {
 	return err
 }
 
+// portsAreFree looks before anything starts: with another cluster on these ports
+// its brokers would pass for ours, and its cluster.json be overwritten.
+func (c *devCluster) portsAreFree(ctx context.Context) error {
+	for _, b := range c.brokers {
+		for _, address := range []string{b.Kafka, b.Admin, b.cluster, b.gossip} {
+			l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+			if err == nil {
+				err = l.Close()
+			}
+			if err != nil {
+				return fmt.Errorf("broker %d: %w: stop what listens there, or choose other ports with --listen and --admin", b.ID, err)
+			}
+		}
+	}
+	return nil
+}
+
 // keep runs one broker's process again and again.
 func (c *devCluster) keep(ctx context.Context, i int) error {
 	runtime.LockOSThread() // for childAttributes
@@ -188,7 +210,7 @@ func (c *devCluster) keep(ctx context.Context, i int) error {
 		var exit *exec.ExitError
 		killed := errors.As(err, &exit) && exit.ExitCode() < 0 // by a signal
 		if !killed && !everReady {
-			return fmt.Errorf("broker %d does not start: %w; its log is %s", id, errOr(err, "it stopped"), c.brokers[i].Log)
+			return fmt.Errorf("broker %d does not start (%w); its log %s ends with:\n%s", id, errOr(err, "it stopped"), c.brokers[i].Log, lastWords(c.brokers[i].Log))
 		}
 		fmt.Fprintf(c.notes, "broker %d is gone (%v); it comes back in %s\n", id, errOr(err, "stopped"), devRestartAfter)
 		select {
@@ -197,6 +219,23 @@ func (c *devCluster) keep(ctx context.Context, i int) error {
 		case <-time.After(devRestartAfter):
 		}
 	}
+}
+
+// lastWordBytes is how far from a log's end a broker's last words may begin.
+const lastWordBytes = 4 << 10
+
+// lastWords are why a process ended, by its log: the error that began with "firn:",
+// or else its last line.
+func lastWords(path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	tail := strings.TrimSpace(string(text[max(0, len(text)-lastWordBytes):]))
+	if at := strings.LastIndex("\n"+tail, "\nfirn: "); at >= 0 {
+		return tail[at:]
+	}
+	return tail[strings.LastIndex(tail, "\n")+1:]
 }
 
 func errOr(err error, text string) error {

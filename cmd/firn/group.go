@@ -22,7 +22,7 @@ func (a *app) groupCommand() *cobra.Command {
 type groupLine struct {
 	Group       string `json:"group"`
 	State       string `json:"state"`
-	Type        string `json:"type"` // the protocol type: consumer, connect …
+	Type        string `json:"protocol_type"` // consumer, connect …
 	Coordinator int32  `json:"coordinator"`
 }
 
@@ -40,7 +40,7 @@ func (a *app) groupList() *cobra.Command {
 					return fmt.Errorf("list groups: %w", err)
 				}
 				lines := []groupLine{}
-				g := grid{header: []string{"GROUP", "STATE", "TYPE", "COORDINATOR"}}
+				g := grid{header: []string{"GROUP", "STATE", "PROTOCOL", "COORDINATOR"}}
 				for _, l := range groups.Sorted() {
 					lines = append(lines, groupLine{l.Group, l.State, l.ProtocolType, l.Coordinator})
 					g.add(l.Group, l.State, emptyDash(l.ProtocolType), l.Coordinator)
@@ -96,7 +96,7 @@ type lagLine struct {
 type groupDescription struct {
 	Group       string       `json:"group"`
 	State       string       `json:"state"`
-	Type        string       `json:"type"`
+	Type        string       `json:"protocol_type"`
 	Assignor    string       `json:"assignor"`
 	Coordinator int32        `json:"coordinator"`
 	TotalLag    int64        `json:"total_lag"`
@@ -191,7 +191,7 @@ func writeGroups(w io.Writer, described []groupDescription) error {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		fmt.Fprintf(w, "Group %s  %s  type %s  assignor %s  coordinator %d  lag %d\n", d.Group, d.State, emptyDash(d.Type), emptyDash(d.Assignor), d.Coordinator, d.TotalLag)
+		fmt.Fprintf(w, "Group %s  %s  protocol %s  assignor %s  coordinator %d  lag %d\n", d.Group, d.State, emptyDash(d.Type), emptyDash(d.Assignor), d.Coordinator, d.TotalLag)
 		if len(d.Members) > 0 {
 			g := grid{header: []string{"MEMBER", "CLIENT", "HOST", "PARTITIONS"}}
 			for _, m := range d.Members {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,7 +55,7 @@ in the object store is copied.`,
 			if err != nil {
 				return err
 			}
-			return a.planAndMove(cmd, &m, adminapi.PlanDrain, url.Values{"broker": {strconv.Itoa(int(id))}})
+			return a.planAndMove(cmd, &m, drainOf(id))
 		},
 	}
 	m.register(cmd)
@@ -69,23 +70,29 @@ func (a *app) clusterRebalance() *cobra.Command {
 over as many racks as there are, with as few moves as that takes. The plan is shown
 first. Only what is not in the object store is copied.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.planAndMove(cmd, &m, adminapi.PlanRebalance, nil)
+			return a.planAndMove(cmd, &m, url.Values{"kind": {adminapi.PlanRebalance}})
 		},
 	}
 	m.register(cmd)
 	return cmd
 }
 
-func (a *app) planAndMove(cmd *cobra.Command, m *moveFlags, kind string, query url.Values) error {
-	if query == nil {
-		query = url.Values{}
-	}
-	query.Set("kind", kind)
-	var plan adminapi.MovePlan
-	if err := a.adminJSON(cmd.Context(), adminapi.PathClusterPlan, query, &plan); err != nil {
+func (a *app) planAndMove(cmd *cobra.Command, m *moveFlags, query url.Values) error {
+	moves, err := a.plan(cmd.Context(), query)
+	if err != nil {
 		return err
 	}
-	return a.move(cmd, m, plan.Moves)
+	return a.move(cmd, m, moves)
+}
+
+func (a *app) plan(ctx context.Context, query url.Values) ([]adminapi.Move, error) {
+	var plan adminapi.MovePlan
+	err := a.adminJSON(ctx, adminapi.PathClusterPlan, query, &plan)
+	return plan.Moves, err
+}
+
+func drainOf(id int32) url.Values {
+	return url.Values{"kind": {adminapi.PlanDrain}, "broker": {strconv.Itoa(int(id))}}
 }
 
 func ids(list []int32) string {
@@ -101,32 +108,40 @@ func (a *app) move(cmd *cobra.Command, m *moveFlags, moves []adminapi.Move) erro
 	if m.dryRun || len(moves) == 0 {
 		return a.print(moves, func(w io.Writer) error { return writeMoves(w, moves) })
 	}
-	if a.inIsTerminal && !m.yes {
+	if err := a.confirmMoves(m.yes, moves, "move "+plural(len(moves), "partition")+"?", "nothing was moved"); err != nil {
+		return err
+	}
+	if err := a.carryOut(cmd, moves, !m.noWait); err != nil {
+		return err
+	}
+	return a.print(moves, func(w io.Writer) error {
+		verb := "moved"
+		if m.noWait {
+			verb = "moving"
+		}
+		_, err := fmt.Fprintf(w, "%s %s\n", verb, plural(len(moves), "partition"))
+		return err
+	})
+}
+
+// confirmMoves shows a plan to a person and asks.
+func (a *app) confirmMoves(yes bool, moves []adminapi.Move, question, declined string) error {
+	if a.inIsTerminal && !yes {
 		if err := writeMoves(a.errOut, moves); err != nil {
 			return err
 		}
 	}
-	if err := a.confirmTo(m.yes, "move "+plural(len(moves), "partition")+"?", "nothing was moved"); err != nil {
-		return err
-	}
+	return a.confirmTo(yes, question, declined)
+}
+
+// carryOut moves, and waits for the replicas to have moved where that is wanted.
+func (a *app) carryOut(cmd *cobra.Command, moves []adminapi.Move, wait bool) error {
 	return a.withAdmin(cmd, func(ctx context.Context, admin *kadm.Client) error {
-		if err := reassign(ctx, admin, moves); err != nil {
+		if err := reassign(ctx, admin, moves); err != nil || !wait {
 			return err
 		}
-		if !m.noWait {
-			// A move takes as long as it takes: only an interrupt ends the wait.
-			if err := a.awaitMoves(cmd.Context(), admin, moves); err != nil {
-				return err
-			}
-		}
-		return a.print(moves, func(w io.Writer) error {
-			verb := "moved"
-			if m.noWait {
-				verb = "moving"
-			}
-			_, err := fmt.Fprintf(w, "%s %s\n", verb, plural(len(moves), "partition"))
-			return err
-		})
+		// A move takes as long as it takes: only an interrupt ends the wait.
+		return a.awaitMoves(cmd.Context(), admin, moves)
 	})
 }
 
@@ -190,47 +205,88 @@ func (a *app) awaitMoves(ctx context.Context, admin *kadm.Client, moves []admina
 }
 
 func (a *app) clusterDecommission() *cobra.Command {
-	var m moveFlags
+	var yes, drain bool
 	cmd := &cobra.Command{
 		Use: "decommission BROKER", Short: "Forget a broker that is gone for good", Args: cobra.ExactArgs(1),
-		Long: `Forget a broker that was drained and stopped. It is refused while the broker is up, or
-has replicas: ` + "`firn cluster drain`" + ` moves those.`,
+		Long: `Forget a broker that is stopped for good. It is refused while the broker is up, or has
+replicas: ` + "`firn cluster drain`" + ` moves those before a living broker is stopped, --drain
+moves those of a dead one first.`,
+		Example: "  firn cluster decommission 4\n  firn cluster decommission 4 --drain",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := brokerID(args[0])
 			if err != nil {
 				return err
 			}
-			return a.decommission(cmd, id, m.yes)
+			return a.decommission(cmd, id, yes, drain)
 		},
 	}
-	cmd.Flags().BoolVarP(&m.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&drain, "drain", false, "move the replicas that it still has to the others first")
 	return cmd
 }
 
-func (a *app) decommission(cmd *cobra.Command, id int32, yes bool) error {
-	var list adminapi.ClusterBrokers
-	if err := a.adminJSON(cmd.Context(), adminapi.PathClusterBrokers, nil, &list); err != nil {
+// decommissioned is what a decommission did.
+type decommissioned struct {
+	Broker int32           `json:"decommissioned"`
+	Moves  []adminapi.Move `json:"moves,omitempty"`
+}
+
+func (a *app) decommission(cmd *cobra.Command, id int32, yes, drain bool) error {
+	broker, err := a.broker(cmd.Context(), id)
+	if err != nil {
 		return err
 	}
-	found := false
-	for _, b := range list.Brokers {
-		switch {
-		case b.ID != id:
-			continue
-		case b.State != adminapi.BrokerFenced:
-			return fmt.Errorf("broker %d is %s: stop it first, after `firn cluster drain %d`", id, b.State, id)
-		case b.Replicas > 0:
-			return fmt.Errorf("broker %d has %s: `firn cluster drain %d` moves them", id, plural(b.Replicas, "replica"), id)
+	done := decommissioned{Broker: id}
+	switch {
+	case broker.State != adminapi.BrokerFenced:
+		return fmt.Errorf("broker %d is %s: stop it first, after `firn cluster drain %d`", id, broker.State, id)
+	case broker.Replicas == 0:
+		if err := a.confirmTo(yes, fmt.Sprintf("forget broker %d?", id), "nothing was changed"); err != nil {
+			return err
 		}
-		found = true
+	case !drain:
+		return fmt.Errorf("broker %d has %s: with --drain they are moved to the others first", id, plural(broker.Replicas, "replica"))
+	default:
+		if done.Moves, err = a.plan(cmd.Context(), drainOf(id)); err != nil {
+			return err
+		}
+		question := fmt.Sprintf("move %s and forget broker %d?", plural(len(done.Moves), "partition"), id)
+		if err := a.confirmMoves(yes, done.Moves, question, "nothing was changed"); err != nil {
+			return err
+		}
+		if err := a.carryOut(cmd, done.Moves, true); err != nil {
+			return err
+		}
 	}
-	if !found {
-		return fmt.Errorf("broker %d is not registered; `firn cluster brokers` lists who is", id)
-	}
-	if err := a.confirmTo(yes, fmt.Sprintf("forget broker %d?", id), "nothing was changed"); err != nil {
+	if err := a.unregister(cmd.Context(), id); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
+	return a.print(done, func(w io.Writer) error {
+		moved := ""
+		if len(done.Moves) > 0 {
+			moved = "moved " + plural(len(done.Moves), "partition") + "; "
+		}
+		_, err := fmt.Fprintf(w, "%sbroker %d is forgotten\n", moved, id)
+		return err
+	})
+}
+
+// broker finds a registered broker.
+func (a *app) broker(ctx context.Context, id int32) (adminapi.ClusterBroker, error) {
+	var list adminapi.ClusterBrokers
+	if err := a.adminJSON(ctx, adminapi.PathClusterBrokers, nil, &list); err != nil {
+		return adminapi.ClusterBroker{}, err
+	}
+	for _, b := range list.Brokers {
+		if b.ID == id {
+			return b, nil
+		}
+	}
+	return adminapi.ClusterBroker{}, fmt.Errorf("broker %d is not registered; `firn cluster brokers` lists who is", id)
+}
+
+func (a *app) unregister(ctx context.Context, id int32) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	client, err := a.connect(ctx)
 	if err != nil {
@@ -247,13 +303,7 @@ func (a *app) decommission(cmd *cobra.Command, id int32, yes bool) error {
 	if resp.ErrorMessage != nil {
 		message = *resp.ErrorMessage
 	}
-	if err := refused(fmt.Sprintf("broker %d", id), kerr.ErrorForCode(resp.ErrorCode), message); err != nil {
-		return err
-	}
-	return a.print(map[string]int32{"decommissioned": id}, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "broker %d is forgotten\n", id)
-		return err
-	})
+	return refused(fmt.Sprintf("broker %d", id), kerr.ErrorForCode(resp.ErrorCode), message)
 }
 
 func (a *app) topicReassign() *cobra.Command {
@@ -272,6 +322,11 @@ Only what is not in the object store is copied.`,
 			if cancelMoves == (len(replicas) > 0) {
 				return errors.New("give either --replicas ID,ID,... or --cancel")
 			}
+			for i, id := range replicas {
+				if slices.Contains(replicas[:i], id) {
+					return fmt.Errorf("--replicas names broker %d twice", id)
+				}
+			}
 			return a.reassignTopic(cmd, &m, names[0], partitions, replicas)
 		},
 	}
@@ -286,6 +341,7 @@ Only what is not in the object store is copied.`,
 // moves.
 func (a *app) reassignTopic(cmd *cobra.Command, m *moveFlags, topic string, partitions, replicas []int32) error {
 	var moves []adminapi.Move
+	called := cancelled{Topic: topic, Partitions: []int32{}}
 	err := a.withAdmin(cmd, func(ctx context.Context, admin *kadm.Client) error {
 		topics, err := admin.ListTopics(ctx, topic)
 		if err != nil {
@@ -303,7 +359,7 @@ func (a *app) reassignTopic(cmd *cobra.Command, m *moveFlags, topic string, part
 			wanted[p] = true
 		}
 		if len(replicas) == 0 {
-			return cancelReassignments(ctx, admin, topic, detail, wanted)
+			return called.reassignments(ctx, admin, detail, wanted)
 		}
 		for _, p := range detail.Partitions.Sorted() {
 			if len(wanted) > 0 && !wanted[p.Partition] {
@@ -319,19 +375,31 @@ func (a *app) reassignTopic(cmd *cobra.Command, m *moveFlags, topic string, part
 		return err
 	}
 	if len(replicas) == 0 {
-		return a.print(map[string]string{"cancelled": topic}, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "what moved of topic %s is called off\n", topic)
+		return a.print(called, func(w io.Writer) error {
+			if len(called.Partitions) == 0 {
+				_, err := fmt.Fprintf(w, "nothing of topic %s is being moved\n", topic)
+				return err
+			}
+			_, err := fmt.Fprintf(w, "called off: %s of topic %s\n", plural(len(called.Partitions), "move"), topic)
 			return err
 		})
 	}
 	return a.move(cmd, m, moves)
 }
 
-func cancelReassignments(ctx context.Context, admin *kadm.Client, topic string, detail kadm.TopicDetail, wanted map[int32]bool) error {
+// cancelled are the moves that were called off.
+type cancelled struct {
+	Topic      string  `json:"cancelled"`
+	Partitions []int32 `json:"partitions"`
+}
+
+// reassignments calls off what moves of the wanted partitions, of all where none
+// is named.
+func (c *cancelled) reassignments(ctx context.Context, admin *kadm.Client, detail kadm.TopicDetail, wanted map[int32]bool) error {
 	var req kadm.AlterPartitionAssignmentsReq
 	for p := range detail.Partitions {
 		if len(wanted) == 0 || wanted[p] {
-			req.CancelAssign(topic, p)
+			req.CancelAssign(c.Topic, p)
 		}
 	}
 	responses, err := admin.AlterPartitionAssignments(ctx, req)
@@ -340,7 +408,10 @@ func cancelReassignments(ctx context.Context, admin *kadm.Client, topic string, 
 	}
 	var failures []error
 	for _, r := range responses.Sorted() {
-		if !errors.Is(r.Err, kerr.NoReassignmentInProgress) {
+		switch {
+		case r.Err == nil:
+			c.Partitions = append(c.Partitions, r.Partition)
+		case !errors.Is(r.Err, kerr.NoReassignmentInProgress):
 			failures = append(failures, refused(subjectOf(r.Topic, r.Partition), r.Err, r.ErrMessage))
 		}
 	}

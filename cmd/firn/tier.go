@@ -157,7 +157,15 @@ func (a *app) tierMap() *cobra.Command {
 			if err := a.adminJSON(cmd.Context(), adminapi.PathTierMap, query, &m); err != nil {
 				return err
 			}
-			return a.print(m, func(w io.Writer) error { return a.writeTierMap(w, m) })
+			if err := a.print(m, func(w io.Writer) error { return a.writeTierMap(w, m) }); err != nil {
+				return err
+			}
+			if n := len(m.Partitions); partition < 0 && n < m.PartitionCount {
+				a.note("the node at %s has %d of %s: the nodes that have the others, `firn topic describe %s` names them, tell of those", a.admin, n, plural(m.PartitionCount, "partition"), m.Topic)
+			} else if n == 0 {
+				return fmt.Errorf("the node at %s does not have partition %d of %s: `firn topic describe %s` names those that have", a.admin, partition, m.Topic, m.Topic)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().Int32VarP(&partition, "partition", "p", -1, "one partition; by default all")
@@ -165,7 +173,11 @@ func (a *app) tierMap() *cobra.Command {
 }
 
 func (a *app) writeTierMap(w io.Writer, m adminapi.TierMap) error {
-	fmt.Fprintf(w, "Topic %s  id %s  tiers %s\n", m.Topic, m.TopicID, m.Ladder)
+	ladder := "-" // a node tells it with the first partition that it has
+	if m.Ladder != "" {
+		ladder = m.Ladder
+	}
+	fmt.Fprintf(w, "Topic %s  id %s  tiers %s\n", m.Topic, m.TopicID, ladder)
 	for _, p := range m.Partitions {
 		fmt.Fprintf(w, "\nPartition %d  leader %d  log %d..%d  bucket ends %d  disk begins %d  committed %d\n",
 			p.Partition, p.Leader, p.LogStart, p.LogEnd, p.RemoteEnd, p.LocalStart, p.HighWatermark)
@@ -283,6 +295,10 @@ func (a *app) verify(ctx context.Context, query url.Values) (result verifyResult
 }
 
 func writeVerify(w io.Writer, r verifyResult) error {
+	if r.Objects == 0 {
+		_, err := fmt.Fprintln(w, "no objects yet")
+		return err
+	}
 	if len(r.Problems) == 0 {
 		_, err := fmt.Fprintf(w, "%d objects, %s: all whole\n", r.Objects, size(r.Bytes))
 		return err

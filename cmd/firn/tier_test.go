@@ -47,10 +47,14 @@ func fakeAdmin(t *testing.T, events ...adminapi.VerifyEvent) *cli {
 			{Start: 200, End: 300, Bytes: 4 << 20, OnDisk: true, Why: adminapi.ReasonStoreDown, Detail: "connection refused"},
 			{Start: 300, End: 430, Bytes: 1000, OnDisk: true, Why: adminapi.ReasonActive},
 		}}
-		if want := r.URL.Query().Get("partition"); want != "" && want != "0" {
-			p.Ranges = nil
+		m := adminapi.TierMap{Topic: "orders", TopicID: "id", Ladder: "hot:1d,warm:30d", PartitionCount: 3, Partitions: []adminapi.PartitionMap{p}}
+		switch r.URL.Query().Get("partition") {
+		case "1":
+			m.Partitions[0].Ranges = nil
+		case "2":
+			m.Partitions = nil
 		}
-		answer(adminapi.TierMap{Topic: "orders", TopicID: "id", Ladder: "hot:1d,warm:30d", Partitions: []adminapi.PartitionMap{p}})(w, r)
+		answer(m)(w, r)
 	})
 	mux.HandleFunc(adminapi.PathTierVerify, func(w http.ResponseWriter, r *http.Request) {
 		for _, e := range events {
@@ -70,6 +74,11 @@ func TestTierStatusAndMap(t *testing.T) {
 	require.Len(t, s.Topics, 2)
 	require.NotContains(t, c.ok("", "tier", "map", "orders", "-p", "1"), "200..300")
 	require.Equal(t, "firn: topic nobody does not exist", c.fails("tier", "map", "nobody"))
+
+	// Of a cluster each node tells of the replicas that it has.
+	_, errOut, _ := c.run("", "tier", "map", "orders")
+	require.Equal(t, "the node at "+c.admin+" has 1 of 3 partitions: the nodes that have the others, `firn topic describe orders` names them, tell of those\n", errOut)
+	require.Equal(t, "firn: the node at "+c.admin+" does not have partition 2 of orders: `firn topic describe orders` names those that have", c.fails("tier", "map", "orders", "-p", "2"))
 }
 
 func TestTierVerify(t *testing.T) {

@@ -151,7 +151,7 @@ func describeTopic(ctx context.Context, admin *kadm.Client, name string, all boo
 				set[c.Key] = *c.Value
 			}
 			if all || c.Source != kmsg.ConfigSourceDefaultConfig {
-				d.Configs = append(d.Configs, configLine{Name: c.Key, Value: c.MaybeValue(), Source: strings.ToLower(c.Source.String())})
+				d.Configs = append(d.Configs, configLine{Name: c.Key, Value: c.MaybeValue(), Source: sourceOf(c)})
 			}
 		}
 	}
@@ -162,6 +162,9 @@ func describeTopic(ctx context.Context, admin *kadm.Client, name string, all boo
 	}
 	return d, nil
 }
+
+// sourceOf says where a setting's value comes from, in Kafka's words.
+func sourceOf(c kadm.Config) string { return strings.ToLower(c.Source.String()) }
 
 // tierNames lets any ladder of the broker's be read here.
 func tierNames(set map[string]string) string {
@@ -253,7 +256,7 @@ func (a *app) topicCreate() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("create topics: %w", err)
 				}
-				return a.reportCreated(responses, configs, ifNotExists, dryRun)
+				return a.reportCreated(names, responses, configs, ifNotExists, dryRun)
 			})
 		},
 	}
@@ -267,10 +270,16 @@ func (a *app) topicCreate() *cobra.Command {
 	return cmd
 }
 
-func (a *app) reportCreated(responses kadm.CreateTopicResponses, configs map[string]string, ifNotExists, dryRun bool) error {
+// reportCreated tells of topics in the order in which they were asked for.
+func (a *app) reportCreated(names []string, responses kadm.CreateTopicResponses, configs map[string]string, ifNotExists, dryRun bool) error {
 	var failures []error
 	created := []topicLine{}
-	for _, r := range responses.Sorted() {
+	for _, name := range names {
+		r, ok := responses[name]
+		if !ok {
+			continue // told already: the same name twice
+		}
+		delete(responses, name)
 		err := refused("topic "+r.Topic, r.Err, r.ErrMessage)
 		switch {
 		case err == nil:
@@ -278,7 +287,7 @@ func (a *app) reportCreated(responses kadm.CreateTopicResponses, configs map[str
 		case ifNotExists && isExisting(r.Err):
 			a.note("topic %s exists already", r.Topic)
 		default:
-			failures = append(failures, hintConfigs(err, slices.Sorted(maps.Keys(configs))))
+			failures = append(failures, hintConfigs(err, slices.Sorted(maps.Keys(configs)), configdef.TopicKeys()))
 		}
 	}
 	verb := "created"
@@ -350,8 +359,16 @@ func alterations(set, remove, add, subtract []string) ([]kadm.AlterConfig, error
 	return changes, nil
 }
 
+// alteredTopic is what changed of a topic.
+type alteredTopic struct {
+	Topic      string   `json:"topic"`
+	Changed    []string `json:"changed"`              // settings
+	Partitions int      `json:"partitions,omitempty"` // how many there are now, where that changed
+}
+
 func (a *app) alterTopic(ctx context.Context, admin *kadm.Client, name string, changes []kadm.AlterConfig, partitions int) error {
 	var done []string
+	altered := alteredTopic{Topic: name, Changed: []string{}}
 	if err := checkUnset(ctx, admin, name, changes); err != nil {
 		return err
 	}
@@ -360,16 +377,15 @@ func (a *app) alterTopic(ctx context.Context, admin *kadm.Client, name string, c
 		if err != nil {
 			return fmt.Errorf("alter %s: %w", name, err)
 		}
-		var names []string
 		for _, c := range changes {
-			names = append(names, c.Name)
+			altered.Changed = append(altered.Changed, c.Name)
 		}
 		for _, r := range responses {
 			if err := refused("topic "+name, r.Err, r.ErrMessage); err != nil {
-				return hintConfigs(err, names)
+				return hintConfigs(err, altered.Changed, configdef.TopicKeys())
 			}
 		}
-		done = append(done, "settings "+strings.Join(names, ", "))
+		done = append(done, "settings "+strings.Join(altered.Changed, ", "))
 	}
 	if partitions > 0 {
 		responses, err := admin.UpdatePartitions(ctx, partitions, name)
@@ -381,9 +397,10 @@ func (a *app) alterTopic(ctx context.Context, admin *kadm.Client, name string, c
 				return err
 			}
 		}
+		altered.Partitions = partitions
 		done = append(done, plural(partitions, "partition"))
 	}
-	return a.print(map[string]any{"topic": name, "changed": done}, func(w io.Writer) error {
+	return a.print(altered, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "altered topic %s: %s\n", name, strings.Join(done, "; "))
 		return err
 	})
@@ -410,7 +427,7 @@ func checkUnset(ctx context.Context, admin *kadm.Client, topic string, changes [
 	}
 	for _, name := range names {
 		if !slices.ContainsFunc(described[0].Configs, func(c kadm.Config) bool { return c.Key == name }) {
-			return hintConfigs(refused("topic "+topic, kerr.InvalidConfig, "Unknown topic config name: "+name), []string{name})
+			return hintConfigs(refused("topic "+topic, kerr.InvalidConfig, "Unknown topic config name: "+name), []string{name}, configdef.TopicKeys())
 		}
 	}
 	return nil
