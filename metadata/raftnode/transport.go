@@ -23,7 +23,7 @@ const (
 	// connection that leads nowhere. Snapshots have this much per 256 KiB.
 	rpcTimeout = 2 * time.Second
 	// rpcPool is how many idle connections to each peer are kept: one for
-	// heartbeats, one for votes and lone entries.
+	// heartbeats, one for entries and votes.
 	rpcPool = 2
 	// holdTime bounds how long entries for a peer that does not answer heartbeats
 	// are held back.
@@ -47,6 +47,12 @@ type network interface {
 //   - holds entries back from a peer whose heartbeats fail, until they succeed.
 //     Raft would try by itself, and wait longer with each failure: up to 10 s more
 //     after the peer is back;
+//   - sends one request with entries after the other's answer. Raft's pipeline stops
+//     to read answers at the first refusal; if more entries come just then, it waits
+//     for itself, for ever: the follower gets nothing any more, and the node does not
+//     close. Each request takes all entries that came meanwhile, so little is lost;
+//   - lets no heartbeat change what Raft is behind the back of its main goroutine
+//     (heartbeat);
 //   - takes in whole snapshots, and no old ones (inbound.go).
 //
 // One goroutine passes RPCs on, in order; each snapshot has one while it arrives, and
@@ -122,7 +128,7 @@ type peer struct {
 // newTransport starts a transport. s is nil without a network.
 func newTransport(inner network, s *streams, logs *logStore, snaps *snapStore, self uuid.UUID, resolve func(raft.ServerID, raft.ServerAddress) raft.ServerAddress) *transport {
 	t := &transport{network: inner, streams: s, resolve: resolve, rpcs: make(chan raft.RPC), quit: make(chan struct{}), done: make(chan struct{}), inbounds: make(chan *inbound)}
-	t.raft.header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(self)), Addr: []byte(inner.LocalAddr())}
+	t.raft.header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(self)), Addr: []byte(serverID(self))}
 	t.raft.logs, t.raft.fs, t.raft.dir = logs, snaps.fs, snaps.dir
 	t.mu.woken = make(chan struct{})
 	t.mu.peers = map[raft.ServerID]*peer{}
@@ -263,10 +269,46 @@ func (t *transport) wakeLocked() {
 	t.mu.woken = make(chan struct{})
 }
 
-// AppendEntriesPipeline implements raft.Transport.
-func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	return t.network.AppendEntriesPipeline(id, t.resolve(id, target))
+// AppendEntriesPipeline implements raft.Transport: there is none.
+func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
 }
+
+// SetHeartbeatHandler implements raft.Transport. Raft's own handler would be called
+// beside its main goroutine, and takes a higher term there, or makes a candidate a
+// follower. A candidate that wins at the same moment then leads in a term that is
+// another's, and terms can go back. So it is not used: see heartbeat.
+func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {
+	t.network.SetHeartbeatHandler(t.heartbeat)
+}
+
+// heartbeat takes a heartbeat of another node. One that tells nothing new, of the
+// leader that is followed, is answered at once, so that the leader hears of this node
+// though its disk is slow; Raft is told of it unless it is busy, with what mostly
+// comes from the leader. Any other one waits for Raft.
+func (t *transport) heartbeat(rpc raft.RPC) {
+	req := rpc.Command.(*raft.AppendEntriesRequest)
+	if r := t.raft.running.Load(); r != nil && r.CurrentTerm() == req.Term {
+		if _, leader := r.LeaderWithID(); leader == raft.ServerID(req.ID) {
+			rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: t.raft.header, Term: req.Term, LastLog: r.LastIndex(), Success: true}, nil)
+			select {
+			case t.rpcs <- raft.RPC{Command: req, RespChan: make(chan raft.RPCResponse, 1)}:
+			default:
+			}
+			return
+		}
+	}
+	select {
+	case t.rpcs <- rpc:
+	case <-t.quit:
+		rpc.Respond(nil, raft.ErrTransportShutdown)
+	}
+}
+
+// EncodePeer implements raft.Transport: what Raft calls a node by, in its requests and
+// in the vote that it remembers, is its directory. By addresses, two candidates that
+// were given the same one could have one vote both.
+func (t *transport) EncodePeer(id raft.ServerID, _ raft.ServerAddress) []byte { return []byte(id) }
 
 // RequestVote implements raft.Transport.
 func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
