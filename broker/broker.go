@@ -182,6 +182,7 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 	if cut := b.wire.Shutdown(stop); cut != nil {
 		b.log.Warn("connections were cut", "err", cut)
 	}
+	<-served
 	return err
 }
 
@@ -315,7 +316,7 @@ func (b *Broker) startParts() {
 		Openers: b.cfg.RecoveryThreads, ProducerExpiration: b.cfg.ProducerIDExpiration,
 		LagMax: b.cfg.ReplicaLagTimeMax, BrokerConfigs: b.cfg.Static, Meta: b.meta, OnLeadership: b.leadershipChanged,
 		OnFollow:        b.pulls.Follow,
-		LastRemoteState: b.lastRemoteState(), Lease: b.cluster.beats.Lease(), OnFatal: b.fail, Logger: b.log,
+		LastRemoteState: b.lastRemoteState(), Lease: b.cluster.beats.Lease(), Now: b.now, OnFatal: b.fail, Logger: b.log,
 	})
 }
 

@@ -420,6 +420,16 @@ func (b *Broker) clockTrusted(now time.Time) bool {
 	return known && behind.Abs() <= membership.MaxClockSkew
 }
 
+// now is the time that records are judged and stamped by: what this node's clock says,
+// or, while that is off, what it would say if it were set.
+func (b *Broker) now() time.Time {
+	now := time.Now()
+	if behind, known := b.cluster.beats.ClockBehind(now); known && behind.Abs() > membership.MaxClockSkew {
+		return now.Add(behind).Round(0)
+	}
+	return now
+}
+
 // deliverTimeout bounds the wait for metadata that is committed already.
 const deliverTimeout = 5 * time.Second
 

@@ -3,7 +3,6 @@ package partition
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -69,7 +68,7 @@ func (p *Partition) Append(a *Append) {
 	a.Base, a.AppendTime = -1, -1
 	set := p.settings.Load()
 	rules := set.rules
-	rules.Now = time.Now().UnixMilli()
+	rules.Now = p.set.opts.Now().UnixMilli()
 	rules.Internal, rules.ForbidZstd = a.Internal, !a.Internal && !a.ZstdOK
 	batch, err := record.Validate(a.Raw, &rules)
 	if err == nil && int64(batch.Size()) > set.topic.SegmentBytes {

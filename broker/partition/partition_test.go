@@ -157,6 +157,21 @@ func TestAppendAndRead(t *testing.T) {
 	}
 }
 
+// TestNow: records are judged and stamped by SetOptions.Now, not by this machine's clock.
+func TestNow(t *testing.T) {
+	b := newBench(t, nil)
+	b.set.opts.Now = func() time.Time { return time.Now().Add(-2 * time.Hour) }
+	require.ErrorContains(t, b.append(batch(1, plain()), true).Err, "invalid timestamp")
+	b.set.opts.Now = time.Now
+	require.NoError(t, b.append(batch(1, plain()), true).Err)
+
+	b = newBench(t, map[string]string{"message.timestamp.type": "LogAppendTime"})
+	b.set.opts.Now = func() time.Time { return time.UnixMilli(123456789) }
+	a := b.append(batch(1, plain()), true)
+	require.NoError(t, a.Err)
+	require.EqualValues(t, 123456789, a.AppendTime)
+}
+
 func TestDuplicateIsAnsweredWithTheOriginal(t *testing.T) {
 	b := newBench(t, nil)
 	opts := record.BuilderOptions{ProducerID: 7, ProducerEpoch: 0, BaseSequence: 0}

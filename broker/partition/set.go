@@ -58,6 +58,9 @@ type SetOptions struct {
 	// lease a leader answers clients NOT_LEADER_OR_FOLLOWER. It is asked for each
 	// batch and read, so it must not lock.
 	Lease interface{ Valid() bool }
+	// Now is the time that records are judged and stamped by, and idle producers
+	// forgotten; nil is time.Now. It is asked for each batch, so it must not lock.
+	Now func() time.Time
 	// OnFollow is told, in order, whom a partition follows from now on, or that it
 	// follows nobody. It must not block. Optional.
 	OnFollow func(p *Partition, f Following)
@@ -109,6 +112,9 @@ type Set struct {
 
 // NewSet returns an empty set. Apply fills it.
 func NewSet(o SetOptions) *Set {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	s := &Set{opts: o, failed: make(map[record.TopicPartition]error), stop: make(chan struct{})}
 	s.fds = segment.NewFDCache(o.MaxFiles)
 	s.space = newSpace(o.FS, o.Dir.Path(), o.Logger)
@@ -519,7 +525,7 @@ func (p *Partition) age(now time.Time) {
 	if _, err := p.log.MaybeRoll(now); err != nil && !errors.Is(err, commitlog.ErrClosed) {
 		p.slog.Error("seal by age", "topic", p.topic, "partition", p.tp.Partition, "err", err)
 	}
-	p.log.ExpireProducers(now)
+	p.log.ExpireProducers(p.set.opts.Now())
 }
 
 // Close stops all partitions and closes their logs. clean leaves the mark of a
