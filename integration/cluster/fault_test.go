@@ -46,6 +46,16 @@ func run(t *testing.T, o harness.ClusterOptions, n int, faults ...fault) {
 	o.Set = settings(o.Set...)
 	c := harness.StartCluster(t, o)
 	s := &stage{workload: startWorkload(t, c), r: random(t)}
+	s.endure(n, faults...)
+	s.awaitTiered()
+	s.finish()
+	s.compareDisks()
+}
+
+// endure makes the faults one after the other, n times: each is over, and the cluster
+// whole, before the next begins.
+func (s *stage) endure(n int, faults ...fault) {
+	s.t.Helper()
 	for round := range n {
 		for _, f := range faults {
 			s.progress(int64(1+s.r.IntN(200)), harnessLimit)
@@ -54,14 +64,11 @@ func run(t *testing.T, o harness.ClusterOptions, n int, faults ...fault) {
 			f.make(s)
 			s.progress(50, harnessLimit)
 			pause := s.pauses()
-			c.AwaitWhole()
-			t.Logf("%s, round %d: longest pause %v, whole after %v", f.name, round+1, pause.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
-			require.LessOrEqual(t, pause, f.pause, f.name)
+			s.c.AwaitWhole()
+			s.t.Logf("%s, round %d: longest pause %v, whole after %v", f.name, round+1, pause.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
+			require.LessOrEqual(s.t, pause, f.pause, f.name)
 		}
 	}
-	s.awaitTiered()
-	s.finish()
-	s.compareDisks()
 }
 
 // matrix makes all faults on one cluster, or in the long matrix each on its own
