@@ -80,7 +80,7 @@ func (c *Cluster) ClusterTLS() (*tls.Config, error) {
 	if !pool.AppendCertsFromPEM(authorities) {
 		return nil, &tlsProblem{"cluster.tls.ca", c.TLSCA, errors.New("no certificate in PEM form")}
 	}
-	if err := verifyOwn(&pair, pool); err != nil {
+	if err := errors.Join(verifyOwn(&pair, pool), c.verifyName(&pair)); err != nil {
 		return nil, &tlsProblem{"cluster.tls.cert", c.TLSCert, err}
 	}
 	return &tls.Config{
@@ -108,6 +108,19 @@ func verifyOwn(pair *tls.Certificate, authorities *x509.CertPool) error {
 		if err != nil {
 			return fmt.Errorf("the other brokers will refuse it from a %s: %w", role.name, err)
 		}
+	}
+	return nil
+}
+
+// verifyName sees that the certificate has the name that the other brokers reach this
+// one by: nobody would connect to it otherwise.
+func (c *Cluster) verifyName(pair *tls.Certificate) error {
+	host, _, err := net.SplitHostPort(c.ClusterAdvertised)
+	if err != nil || host == "" {
+		return nil //nolint:nilerr // no port between brokers, or a mistake that is told elsewhere
+	}
+	if err := pair.Leaf.VerifyHostname(host); err != nil {
+		return fmt.Errorf("the other brokers will refuse it, since they reach this one as %s (cluster.advertised): %w", host, err)
 	}
 	return nil
 }

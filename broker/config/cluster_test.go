@@ -103,7 +103,7 @@ func sign(t *testing.T, name string, by *authority, usages ...x509.ExtKeyUsage) 
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), &authority{cert, key}
 }
 
-const tlsFiles = "cluster.tls.cert: cert.pem\ncluster.tls.key: key.pem\ncluster.tls.ca: ca.pem\n"
+const tlsFiles = "cluster.tls.cert: cert.pem\ncluster.tls.key: key.pem\ncluster.tls.ca: ca.pem\ncluster.advertised: broker-1:9094\n"
 
 func TestClusterTLS(t *testing.T) {
 	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
@@ -112,6 +112,7 @@ func TestClusterTLS(t *testing.T) {
 	certPEM, keyPEM, _ := sign(t, "broker-1", ca, both...)
 	strangerPEM, strangerKeyPEM, _ := sign(t, "broker-1", otherCA, both...)
 	onlyServer, onlyServerKey, _ := sign(t, "broker-1", ca, x509.ExtKeyUsageServerAuth)
+	misnamed, misnamedKey, _ := sign(t, "broker-2", ca, both...)
 	load := func(t *testing.T, cert, key, ca []byte) (Config, error) {
 		t.Helper()
 		file := write(t, tlsFiles)
@@ -126,10 +127,11 @@ func TestClusterTLS(t *testing.T) {
 	require.NoError(t, err)
 
 	for want, files := range map[string][3][]byte{
-		"firn.yaml:1: cluster.tls.cert: got \"cert.pem\", want a usable PEM file: with cluster.tls.key key.pem: tls: private key does not match public key":                              {certPEM, strangerKeyPEM, caPEM},
-		"firn.yaml:3: cluster.tls.ca: got \"ca.pem\", want a usable PEM file: no certificate in PEM form":                                                                                {certPEM, keyPEM, keyPEM},
-		"firn.yaml:1: cluster.tls.cert: got \"cert.pem\", want a usable PEM file: the other brokers will refuse it from a server: x509: certificate signed by unknown authority":         {certPEM, keyPEM, otherPEM},
-		"firn.yaml:1: cluster.tls.cert: got \"cert.pem\", want a usable PEM file: the other brokers will refuse it from a client: x509: certificate specifies an incompatible key usage": {onlyServer, onlyServerKey, caPEM},
+		"firn.yaml:1: cluster.tls.cert: got \"cert.pem\", want a usable PEM file: with cluster.tls.key key.pem: tls: private key does not match public key":                                                                            {certPEM, strangerKeyPEM, caPEM},
+		"firn.yaml:3: cluster.tls.ca: got \"ca.pem\", want a usable PEM file: no certificate in PEM form":                                                                                                                              {certPEM, keyPEM, keyPEM},
+		"firn.yaml:1: cluster.tls.cert: got \"cert.pem\", want a usable PEM file: the other brokers will refuse it from a server: x509: certificate signed by unknown authority":                                                       {certPEM, keyPEM, otherPEM},
+		"firn.yaml:1: cluster.tls.cert: got \"cert.pem\", want a usable PEM file: the other brokers will refuse it from a client: x509: certificate specifies an incompatible key usage":                                               {onlyServer, onlyServerKey, caPEM},
+		"firn.yaml:1: cluster.tls.cert: got \"cert.pem\", want a usable PEM file: the other brokers will refuse it, since they reach this one as broker-1 (cluster.advertised): x509: certificate is valid for broker-2, not broker-1": {misnamed, misnamedKey, caPEM},
 	} {
 		_, err := load(t, files[0], files[1], files[2])
 		require.EqualError(t, err, "configuration: "+want)

@@ -95,13 +95,17 @@ func cutText(s string) string {
 // raw afterwards.
 func readHello(r io.Reader) (hello, error) {
 	var buf [maxHello]byte
-	if _, err := io.ReadFull(r, buf[:helloFixed]); err != nil {
+	n, err := io.ReadFull(r, buf[:helloFixed])
+	if looksLikeTLS(buf[:n]) {
+		return hello{}, fmt.Errorf("%w: %w", errHello, errMixed)
+	}
+	if err != nil {
 		return hello{}, fmt.Errorf("%w: %w", errHello, err)
 	}
 	if string(buf[:8]) != helloMagic {
 		return hello{}, fmt.Errorf("%w: it begins with %q", errHello, buf[:8])
 	}
-	n := int(binary.BigEndian.Uint16(buf[helloFixed-2:]))
+	n = int(binary.BigEndian.Uint16(buf[helloFixed-2:]))
 	if helloFixed+n > maxHello {
 		return hello{}, fmt.Errorf("%w: %d bytes, at most %d", errHello, helloFixed+n, maxHello)
 	}

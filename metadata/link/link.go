@@ -38,9 +38,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -146,8 +144,7 @@ type Link struct {
 	caller    *caller
 	answerer  *answerer
 
-	// toldIn and toldOut are when TLS was complained of last; see tellTLS.
-	toldIn, toldOut atomic.Int64
+	told complaints
 
 	// ctx ends when the link closes.
 	ctx     context.Context
@@ -351,34 +348,11 @@ func (l *Link) accepted(raw net.Conn) {
 	if err != nil {
 		conn.Close()
 		l.opts.Logger.Debug("cluster port: hello failed", "remote", raw.RemoteAddr().String(), "error", err)
-		l.tellTLS(&l.toldIn, "cluster port: TLS with a broker that connected failed: does cluster.tls.ca name who signed its certificate?", raw.RemoteAddr().String(), err)
+		l.tellTLS(incoming, raw.RemoteAddr().String(), err)
 		return
 	}
 	l.handler(h.kind)(conn, h.peer)
 	l.lost(h.peer)
-}
-
-// tellEvery is the least time between two complaints about TLS, of each direction.
-const tellEvery = 30 * time.Second
-
-// tellTLS complains now and then of what TLS refused: whoever waits for the stream
-// only sees that there is none. told is when it did last, in ns.
-func (l *Link) tellTLS(told *atomic.Int64, text, addr string, err error) {
-	if err == nil || l.serverTLS == nil && l.clientTLS == nil || !isTLS(err) {
-		return
-	}
-	now, last := time.Now().UnixNano(), told.Load()
-	if now-last >= int64(tellEvery) && told.CompareAndSwap(last, now) {
-		l.opts.Logger.Warn(text, "peer", addr, "error", err)
-	}
-}
-
-// isTLS reports whether TLS itself failed, and not the connection below it.
-func isTLS(err error) bool {
-	var alert tls.AlertError
-	var verification *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
-	return errors.As(err, &alert) || errors.As(err, &verification) || errors.As(err, &record) || strings.Contains(err.Error(), "tls: ")
 }
 
 // track notes an accepted connection, so that Close closes it. It reports whether
@@ -405,13 +379,13 @@ func (l *Link) answerHello(conn net.Conn, room bool) (net.Conn, hello, error) {
 	if l.serverTLS != nil {
 		secure := tls.Server(conn, l.serverTLS)
 		if err := secure.HandshakeContext(l.ctx); err != nil {
-			return conn, hello{}, fmt.Errorf("TLS: %w", err)
+			return conn, hello{}, fmt.Errorf("TLS: %w", refuseInTheClear(err))
 		}
 		conn = secure
 	}
 	h, err := readHello(conn)
 	if err != nil {
-		return conn, hello{}, err
+		return conn, hello{}, refuseTLS(conn, err)
 	}
 	answer := hello{what: helloAccepts, kind: h.kind, peer: l.self()}
 	refusal := l.judge(h, room)
@@ -502,12 +476,12 @@ func (l *Link) dial(ctx context.Context, addr string, k Kind) (_ net.Conn, _ Pee
 		}
 	}()
 	defer func() {
-		l.tellTLS(&l.toldOut, "cluster port: TLS with a broker failed: did the authority of cluster.tls.ca sign the certificates of both sides, for the names that they are reached by?", addr, err)
+		l.tellTLS(outgoing, addr, err)
 	}()
 	if l.clientTLS != nil {
 		secure := tls.Client(conn, l.tlsFor(addr))
 		if err := secure.HandshakeContext(ctx); err != nil {
-			return nil, Peer{}, fmt.Errorf("TLS: %w", err)
+			return nil, Peer{}, fmt.Errorf("TLS: %w", mixed(err))
 		}
 		conn = secure
 	}

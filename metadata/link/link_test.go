@@ -78,10 +78,10 @@ func TestCertificateOfAnotherAuthority(t *testing.T) {
 		l.HandleStream(KindKafka, func(c net.Conn, _ Peer) { accepted.Add(1); c.Close() })
 		return l
 	}
-	var told syncBuffer
+	var told, plainTold syncBuffer
 	good := handle(openLink(t, 1, func(o *Options) { o.TLS, o.Logger = ca.node(t), slog.New(slog.NewTextHandler(&told, nil)) }))
 	bad := handle(openLink(t, 2, func(o *Options) { o.TLS = other.node(t) }))
-	plain := handle(openLink(t, 3, nil))
+	plain := handle(openLink(t, 3, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&plainTold, nil)) }))
 	// It trusts the good one, and is signed by nobody that the good one trusts.
 	sly := handle(openLink(t, 4, func(o *Options) { o.TLS = other.node(t); o.TLS.RootCAs = ca.node(t).RootCAs }))
 	for _, pair := range [][2]*Link{{good, bad}, {bad, good}, {sly, good}, {plain, good}, {good, plain}} {
@@ -91,9 +91,29 @@ func TestCertificateOfAnotherAuthority(t *testing.T) {
 		cancel()
 	}
 	require.Zero(t, accepted.Load())
-	// Each direction is complained of once, however often it is tried.
-	require.Equal(t, 1, strings.Count(told.String(), "TLS with a broker failed"), told.String())
-	require.Eventually(t, func() bool { return strings.Count(told.String(), "TLS with a broker that connected failed") == 1 }, 5*time.Second, 10*time.Millisecond)
+	// Each cause is complained of once for each direction, however often it is tried,
+	// and with what to do about it; the side without TLS learns it too.
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		_, _, err := good.Dial(ctx, bad.Addr(), KindKafka)
+		require.ErrorIs(t, err, ErrUnreachable)
+		cancel()
+	}
+	for _, want := range []struct {
+		in   *syncBuffer
+		text string
+	}{
+		{&told, "TLS with a broker failed: its certificate is not accepted here"},
+		{&told, "TLS with a broker that connected failed: its certificate is not accepted here"},
+		{&told, "TLS with a broker that connected failed: the certificate of this broker is not accepted there"},
+		{&told, "TLS with a broker that connected failed: only one of the two uses it"},
+		{&told, "TLS with a broker failed: only one of the two uses it"},
+		{&plainTold, "TLS with a broker that connected failed: only one of the two uses it"},
+		{&plainTold, "TLS with a broker failed: only one of the two uses it"},
+	} {
+		require.Eventually(t, func() bool { return strings.Count(want.in.String(), want.text) == 1 }, 5*time.Second, 10*time.Millisecond, "%q in\n%s", want.text, want.in)
+	}
+	require.Equal(t, 2, strings.Count(plainTold.String(), "set cluster.tls.cert, cluster.tls.key and cluster.tls.ca on all brokers, or on none"), plainTold.String())
 	_, err := Open(Options{Self: good.opts.Self, TLS: &tls.Config{MinVersion: tls.VersionTLS13}})
 	require.ErrorContains(t, err, "certificate")
 }
