@@ -172,12 +172,8 @@ func (s *logStore) StoreLogs(logs []*raft.Log) (err error) {
 	defer func() { err = errors.Join(err, b.Close()) }()
 	first, last := logs[0].Index, logs[0].Index
 	for _, l := range logs {
-		op := b.SetDeferred(9, logHeader+len(l.Extensions)+len(l.Data))
-		op.Key[0] = prefixLog
-		binary.BigEndian.PutUint64(op.Key[1:], l.Index)
-		encodeLog(op.Value, l)
-		if err := op.Finish(); err != nil {
-			return fmt.Errorf("store raft log %d: %w", l.Index, err)
+		if err := putLog(b, l); err != nil {
+			return err
 		}
 		first, last = min(first, l.Index), max(last, l.Index)
 	}
@@ -190,6 +186,42 @@ func (s *logStore) StoreLogs(logs []*raft.Log) (err error) {
 	}
 	s.mu.last = max(s.mu.last, last)
 	s.mu.Unlock()
+	return nil
+}
+
+func putLog(b *pebble.Batch, l *raft.Log) error {
+	op := b.SetDeferred(9, logHeader+len(l.Extensions)+len(l.Data))
+	op.Key[0] = prefixLog
+	binary.BigEndian.PutUint64(op.Key[1:], l.Index)
+	encodeLog(op.Value, l)
+	if err := op.Finish(); err != nil {
+		return fmt.Errorf("store raft log %d: %w", l.Index, err)
+	}
+	return nil
+}
+
+// keyTerm is Raft's name of its current term.
+const keyTerm = "CurrentTerm"
+
+// begin takes over the term and the one entry by which a cluster begins, both or
+// neither. The store is empty.
+func (s *logStore) begin(from *raft.InmemStore) (err error) {
+	var entry raft.Log
+	term, err := from.GetUint64([]byte(keyTerm))
+	if err = errors.Join(err, from.GetLog(1, &entry)); err != nil {
+		return fmt.Errorf("first entry of raft: %w", err)
+	}
+	b := s.db.NewBatch()
+	defer func() { err = errors.Join(err, b.Close()) }()
+	if err := errors.Join(putLog(b, &entry), b.Set(stableKey([]byte(keyTerm)), binary.BigEndian.AppendUint64(nil, term), nil)); err != nil {
+		return err
+	}
+	if err := b.Commit(pebble.Sync); err != nil {
+		return fmt.Errorf("store the first entry of raft: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.first, s.mu.last = entry.Index, entry.Index
 	return nil
 }
 

@@ -318,7 +318,13 @@ func (n *Node) bootstrap(config *raft.Config, logs *logStore, snaps *snapStore) 
 		}
 		servers.Servers = append(servers.Servers, member)
 	}
-	return raft.BootstrapCluster(config, logs, logs, snaps, n.transport, servers)
+	// Raft would write the term and the entry one after the other. A crash between
+	// them leaves a node that counts as begun, and knows of no server.
+	begun := raft.NewInmemStore()
+	if err := raft.BootstrapCluster(config, begun, begun, raft.NewInmemSnapshotStore(), n.transport, servers); err != nil {
+		return err
+	}
+	return logs.begin(begun)
 }
 
 // electAlone begins an election at once if this node is the only voter: there is

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -151,4 +152,52 @@ func TestNodeSurvivesCrashAtEveryProposal(t *testing.T) {
 		}
 	}
 	require.NoError(t, n.Close())
+}
+
+// atSync calls fn before each sync.
+type atSync func()
+
+// MaybeError implements errorfs.Injector.
+func (fn atSync) MaybeError(op errorfs.Op) error {
+	if op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo {
+		fn()
+	}
+	return nil
+}
+
+// String implements errorfs.Injector.
+func (atSync) String() string { return "at sync" }
+
+// TestPowerLossWhileItBegins cuts the power at each sync of the first start: a node
+// that then counts as begun knows the servers, and leads; any other begins again.
+func TestPowerLossWhileItBegins(t *testing.T) {
+	var mu sync.Mutex
+	var disks []*vfs.MemFS
+	disk := vfs.NewCrashableMem()
+	n := openNode(t, Options{Dir: "/data/meta", FS: errorfs.Wrap(disk, atSync(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		disks = append(disks, disk.CrashClone(vfs.CrashCloneCfg{}))
+	}))})
+	ready(t, n)
+	require.NoError(t, n.Close())
+	begun := 0
+	for i, fs := range disks {
+		has, err := HasState(fs, "/data/meta")
+		require.NoError(t, err)
+		opts := Options{FS: fs, Dir: "/data/meta", DirectoryID: testDirectory, ClusterID: testCluster}
+		if has {
+			begun++
+		} else {
+			opts.Bootstrap = alone
+		}
+		n, err := Open(opts)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		require.NoError(t, n.Ready(ctx), "power lost at sync %d, begun: %v", i, has)
+		cancel()
+		require.NoError(t, n.Close())
+	}
+	require.Positive(t, begun)
+	require.Less(t, begun, len(disks))
 }
