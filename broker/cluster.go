@@ -270,7 +270,7 @@ func (b *Broker) startControl() {
 	c := b.cluster
 	leader := b.meta.AsLeader()
 	c.control = controller.New(controller.Options{
-		Meta: leader, Verify: leader.Verify, Calls: c.link, Logger: b.log,
+		Meta: leader, Verify: leader.Verify, Reign: leader.Reign, Calls: c.link, Logger: b.log,
 		Leases: controller.LeaseOptions{Session: b.cfg.BrokerLease},
 		Upkeep: controller.UpkeepOptions{Balance: b.cfg.AutoLeaderRebalance, BalancePercent: -1,
 			InternalFactor: int(b.cfg.OffsetsReplicationFactor)},
@@ -379,7 +379,8 @@ func (b *Broker) register(ctx context.Context) error {
 			}
 			return b.serverAddr(dir)
 		},
-		Ready: func() bool { return closed(c.open) },
+		Ready:   func() bool { return closed(c.open) },
+		Contact: b.meta.Contact,
 	})
 	if _, err := c.beats.Register(ctx); err != nil {
 		return fmt.Errorf("register as broker %d: %w", b.cfg.ID, err)

@@ -42,6 +42,18 @@ func (l *Leases) clocks(now time.Time) (behind time.Duration, ahead map[int32]ti
 	return behind, ahead
 }
 
+// tellClocks puts the cluster's time into a grant, and whose clocks are off.
+func (l *Leases) tellClocks(now time.Time, g *Grant) {
+	behind, ahead := l.clocks(now)
+	g.Clock = now.Add(-behind).UnixMilli()
+	for id, d := range ahead {
+		if g.ClocksAhead == nil {
+			g.ClocksAhead = make(map[int32]int64, len(ahead))
+		}
+		g.ClocksAhead[id] = d.Milliseconds()
+	}
+}
+
 // jump is by how much the wall clock moved more than the monotonic one between two
 // readings.
 func jump(from, to time.Time) time.Duration {

@@ -94,7 +94,7 @@ func TestGrantTellsOfClocks(t *testing.T) {
 		defer leave()
 		epoch, err := Register(t.Context(), w, &command.RegisterBroker{BrokerID: 4, DirectoryID: uuid.New(), Incarnation: uuid.New()})
 		require.NoError(t, err)
-		g, err := c.hear(&Heartbeat{BrokerID: 4, BrokerEpoch: epoch, Clock: time.Now().Add(-time.Hour).UnixMilli()})
+		g, _, err := c.hear(&Heartbeat{BrokerID: 4, BrokerEpoch: epoch, Clock: time.Now().Add(-time.Hour).UnixMilli()})
 		require.NoError(t, err)
 		require.Equal(t, time.Now().UnixMilli(), g.Clock)
 		require.Equal(t, map[int32]int64{4: -time.Hour.Milliseconds()}, g.ClocksAhead)

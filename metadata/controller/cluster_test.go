@@ -64,12 +64,12 @@ func (c *cluster) start(t *testing.T, b *broker, servers []raftnode.Server) {
 		OnFatal: func(err error) { t.Error(err) }})
 	require.NoError(t, err)
 	lead := b.node.AsLeader()
-	ctl = controller.New(controller.Options{Meta: lead, Verify: lead.Verify, Calls: b.link})
+	ctl = controller.New(controller.Options{Meta: lead, Verify: lead.Verify, Reign: lead.Reign, Calls: b.link})
 	close(made)
 	b.link.Serve()
 	b.beats = controller.NewHeartbeater(controller.HeartbeaterOptions{
 		Registration: command.RegisterBroker{BrokerID: b.id, DirectoryID: b.dir, ClusterAddress: b.link.Addr()},
-		Meta:         b.node, Calls: b.link,
+		Meta:         b.node, Calls: b.link, Contact: b.node.Contact,
 		Leader: func() (string, bool) {
 			dir, ok := b.node.Leader()
 			if !ok {

@@ -34,10 +34,14 @@ type Options struct {
 	Meta Proposer
 	// Calls serves the heartbeats. Required.
 	Calls Calls
-	// Verify returns nil if this node still led the metadata at some time after the
-	// call; it writes nothing (raftnode.AsLeader). A node that was paused may believe that it leads, and
-	// must not grant leases. Required.
-	Verify func(context.Context) error
+	// Verify returns the term in which this node led the metadata, acknowledged by a
+	// majority of the voters, at some time after the call; it writes nothing
+	// (raftnode.AsLeader). A node that was paused may believe that it leads, and must
+	// not grant leases. Required.
+	Verify func(context.Context) (term uint64, err error)
+	// Reign is Raft's term, this node's directory and those of the voters
+	// (raftnode.AsLeader). Nil: a new leader always waits for a whole session.
+	Reign  func() (term uint64, self uuid.UUID, voters []uuid.UUID)
 	Leases LeaseOptions
 	Upkeep UpkeepOptions
 	Logger *slog.Logger
@@ -56,8 +60,8 @@ type Controller struct {
 		sync.Mutex
 		// leases is nil while this node does not lead.
 		leases *Leases
-		// fencing are the brokers whose fencing is under way: they get no lease.
-		fencing map[int32]bool
+		// term is that of leases; 0 without Options.Reign.
+		term uint64
 		// gone are processes that ended, remembered for when this node begins to
 		// lead: the one that ended may have led.
 		gone map[uuid.UUID]ended
@@ -88,7 +92,6 @@ func New(opts Options) *Controller {
 	opts.Leases = opts.Leases.withDefaults()
 	opts.Upkeep = opts.Upkeep.withDefaults()
 	c := &Controller{opts: opts, poke: make(chan struct{}, 1)}
-	c.mu.fencing = map[int32]bool{}
 	c.mu.gone = map[uuid.UUID]ended{}
 	opts.Calls.HandleCall(callHeartbeat, c.heartbeat)
 	opts.Calls.HandleCall(callStatus, c.status)
@@ -131,6 +134,13 @@ func (c *Controller) begin(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mu.leases = NewLeases(c.opts.Leases, now, img)
+	if c.opts.Reign != nil {
+		term, self, voters := c.opts.Reign()
+		if term != c.mu.term { // else there were other leases of this term
+			c.mu.leases.Reign(Reign{Term: term, Self: self, Voters: voters})
+		}
+		c.mu.term = term
+	}
 	for dir, e := range c.mu.gone {
 		if b := brokerIn(img, dir); b != nil && now.Sub(e.at) < goneFor {
 			c.mu.leases.Suspect(b.ID, e.epoch, true)
@@ -142,7 +152,6 @@ func (c *Controller) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.mu.leases = nil
-	clear(c.mu.fencing)
 }
 
 // settleBrokers carries out one round of decisions; failed says that it has to be
@@ -151,17 +160,7 @@ func (c *Controller) settleBrokers(ctx context.Context) (failed bool) {
 	img := c.opts.Meta.Image()
 	c.mu.Lock()
 	commands := Decide(time.Now(), img, c.mu.leases)
-	for _, cmd := range commands {
-		if s, ok := cmd.(*command.SetBrokerState); ok && s.State == command.BrokerFenced {
-			c.mu.fencing[s.BrokerID] = true
-		}
-	}
 	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		clear(c.mu.fencing)
-		c.mu.Unlock()
-	}()
 	return c.propose(ctx, commands)
 }
 
@@ -234,46 +233,36 @@ func (c *Controller) heartbeat(ctx context.Context, _ link.Peer, body []byte) ([
 	if err := decodeJSON(body, &hb); err != nil {
 		return nil, err
 	}
-	grant, err := c.hear(&hb)
+	grant, term, err := c.hear(&hb)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.opts.Verify(ctx); err != nil {
+	switch verified, err := c.opts.Verify(ctx); {
+	case err != nil:
 		return nil, &link.CallError{Code: CodeNotLeader, Message: fmt.Sprintf("cannot tell whether this node leads: %v", err)}
+	case verified != term:
+		return nil, errNotLeader // it does again, and this leadership knows nothing of the lease
 	}
 	return encodeJSON(grant), nil
 }
 
-// hear notes a heartbeat and works its answer out.
-func (c *Controller) hear(hb *Heartbeat) (Grant, error) {
+// hear notes a heartbeat and works its answer out, for the leader of a term.
+func (c *Controller) hear(hb *Heartbeat) (_ Grant, term uint64, _ error) {
 	now := time.Now()
 	img := c.opts.Meta.Image()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.leases == nil {
-		return Grant{}, errNotLeader
+		return Grant{}, 0, errNotLeader
 	}
-	if !c.mu.leases.Hear(now, img, hb) {
-		return Grant{}, &link.CallError{Code: CodeStaleEpoch, Message: fmt.Sprintf("broker %d is not registered under epoch %d", hb.BrokerID, hb.BrokerEpoch)}
+	grant, act, known := c.mu.leases.Answer(now, img, hb)
+	if !known {
+		return Grant{}, 0, &link.CallError{Code: CodeStaleEpoch, Message: fmt.Sprintf("broker %d is not registered under epoch %d", hb.BrokerID, hb.BrokerEpoch)}
 	}
-	b := img.Broker(hb.BrokerID)
-	behind, ahead := c.mu.leases.clocks(now)
-	g := Grant{Fenced: b.Fenced, Clock: now.Add(-behind).UnixMilli()}
-	for id, d := range ahead {
-		if g.ClocksAhead == nil {
-			g.ClocksAhead = make(map[int32]int64, len(ahead))
-		}
-		g.ClocksAhead[id] = d.Milliseconds()
-	}
-	if !b.Fenced && !c.mu.fencing[b.ID] {
-		// Two percent less, should the broker's clock be slower than this one's.
-		g.Lease = (c.opts.Leases.Grant - c.opts.Leases.Grant/50).Milliseconds()
-	}
-	g.Shutdown = hb.WantShutdown && b.Fenced
-	if b.Fenced && hb.Ready && !hb.WantShutdown || hb.WantShutdown && !b.Fenced {
+	if act {
 		c.wake()
 	}
-	return g, nil
+	return grant, c.mu.term, nil
 }
 
 // Suspect takes a hint that the process in a data directory failed. gone says that it

@@ -218,13 +218,13 @@ func TestNoLeaseWhileFencing(t *testing.T) {
 		var c *Controller
 		var during []Grant
 		c = New(Options{Meta: proposing{w, func(command.Command) {
-			g, err := c.hear(hb)
+			g, _, err := c.hear(hb)
 			require.NoError(t, err)
 			during = append(during, g)
-		}}, Calls: node{w, "leader"}, Verify: func(context.Context) error { return nil }})
+		}}, Calls: node{w, "leader"}, Verify: func(context.Context) (uint64, error) { return 0, nil }})
 		stop := run(c.Run)
 		time.Sleep(2 * time.Second)
-		g, err := c.hear(hb)
+		g, _, err := c.hear(hb)
 		require.NoError(t, err)
 		require.Equal(t, int64(2940), g.Lease)
 		require.False(t, g.Fenced)

@@ -14,7 +14,8 @@ const drainWait = 2 * time.Second
 
 // Decide returns the changes of brokers' states that leases and image call for, each
 // at most once; what follows from them for partitions, the state machine does. It
-// depends on its arguments alone. It notes in the leases which brokers are drained.
+// depends on its arguments alone. It notes in the leases which brokers are drained, and
+// which are being fenced: what was decided once is repeated until the image shows it.
 //
 //   - A broker whose lease ended is fenced.
 //   - A fenced broker becomes active once it is heard, ready, and has applied its own
@@ -33,7 +34,8 @@ func Decide(now time.Time, img *metadata.Image, l *Leases) []command.Command {
 		have := l.brokers[b.ID]
 		expired := l.Expired(now, b.ID)
 		switch {
-		case !b.Fenced && expired:
+		case !b.Fenced && (expired || have.fencing):
+			have.fencing = true
 			set(b, command.BrokerFenced)
 		case b.Fenced:
 			if !expired && !b.ShuttingDown && have.ready && !have.WantShutdown && !have.Heard.IsZero() && have.Applied >= max(uint64(b.Epoch), have.fencedAt) {
@@ -42,6 +44,7 @@ func Decide(now time.Time, img *metadata.Image, l *Leases) []command.Command {
 		case have.WantShutdown && !b.ShuttingDown:
 			set(b, command.BrokerShuttingDown)
 		case b.ShuttingDown && l.drained(now, img, b.ID):
+			have.fencing = true
 			set(b, command.BrokerFenced)
 		}
 	}

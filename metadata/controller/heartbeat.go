@@ -32,6 +32,10 @@ type Heartbeat struct {
 	WantShutdown bool `json:"want_shutdown,omitempty"`
 	// Clock is the broker's wall clock in ms since the Unix epoch.
 	Clock int64 `json:"clock"`
+	// Term is Raft's at the broker's node, and ContactMs how long ago at least it last
+	// acknowledged the leader of an earlier term, or was one, in ms. 0 if unknown.
+	Term      uint64 `json:"term,omitempty"`
+	ContactMs int64  `json:"contact_ms,omitempty"`
 	// DiskFree and DiskTotal are bytes of the data disk; 0 if unknown.
 	DiskFree  int64 `json:"disk_free,omitempty"`
 	DiskTotal int64 `json:"disk_total,omitempty"`

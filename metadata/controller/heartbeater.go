@@ -31,6 +31,9 @@ type HeartbeaterOptions struct {
 	// Ready says that the logs are open: the broker wants to be unfenced. Nil is
 	// always. Call Poke when it turns true.
 	Ready func() bool
+	// Contact tells when this node last lent itself to an earlier metadata leader
+	// (raftnode.Node). Nil is unknown.
+	Contact func() (term uint64, ago time.Duration)
 	// Disk tells of the data disk, in bytes. Nil is unknown.
 	Disk func() (free, total int64)
 	// Interval is between heartbeats (broker.heartbeat.interval.ms), default 500 ms.
@@ -68,6 +71,8 @@ type Heartbeater struct {
 		// shutdown is closed when it is granted.
 		shutdown chan struct{}
 		granted  bool
+		// hangUp ends the last heartbeat, nil before the first.
+		hangUp context.CancelFunc
 		// leased is closed, and made anew, when a lease begins.
 		leased chan struct{}
 	}
@@ -154,6 +159,9 @@ func (h *Heartbeater) Run(ctx context.Context) {
 		// Fenced or forgotten: say that we are here, without delay. A new metadata
 		// leader wants to hear from us too, and one that shuts down another broker
 		// waits until we know.
+		if delta.Controller {
+			h.hangUp()
+		}
 		if b := img.Broker(h.opts.Registration.BrokerID); delta.Controller || len(delta.Brokers) > 0 || b == nil || b.Fenced {
 			h.Poke()
 		}
@@ -198,6 +206,16 @@ func (h *Heartbeater) Poke() {
 	}
 }
 
+// hangUp ends the heartbeat that is under way: another node leads the metadata, and
+// the one that led may never answer.
+func (h *Heartbeater) hangUp() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mu.hangUp != nil {
+		h.mu.hangUp()
+	}
+}
+
 // beat sends one heartbeat and takes its answer in.
 func (h *Heartbeater) beat(ctx context.Context) error {
 	addr, ok := h.opts.Leader()
@@ -206,11 +224,18 @@ func (h *Heartbeater) beat(ctx context.Context) error {
 	}
 	hb := Heartbeat{BrokerID: h.opts.Registration.BrokerID, BrokerEpoch: h.Epoch(), Applied: h.opts.Meta.Image().Index(),
 		Ready: h.opts.Ready == nil || h.opts.Ready(), WantShutdown: h.shuttingDown(), Clock: time.Now().UnixMilli()}
+	if h.opts.Contact != nil {
+		term, ago := h.opts.Contact()
+		hb.Term, hb.ContactMs = term, ago.Milliseconds()
+	}
 	if h.opts.Disk != nil {
 		hb.DiskFree, hb.DiskTotal = h.opts.Disk()
 	}
 	bounded, cancel := context.WithTimeout(ctx, h.opts.Session/4)
 	defer cancel()
+	h.mu.Lock()
+	h.mu.hangUp = cancel
+	h.mu.Unlock()
 	sent := h.opts.Clock()
 	answer, err := h.opts.Calls.Call(bounded, addr, callHeartbeat, encodeJSON(&hb))
 	if err != nil {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -10,62 +11,114 @@ import (
 
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/raftnode"
 )
 
 // TestNobodyIsFencedWhoIsHeard drives the leases and decisions with random
 // heartbeats, losses, pauses of the leader and changes of leader, beside what the
 // brokers themselves believe of their leases: none is fenced that may still lead, or
-// whose last heartbeat arrived within a session; and each that is silent is fenced
-// within a session and a look.
+// whose last heartbeat arrived within a session, or within the grace of a new leader;
+// and each that is silent is fenced within a session of its last lease, or that grace,
+// and a look. All brokers vote. A majority of any of them makes a leader sure, and any
+// of them elects one.
 func TestNobodyIsFencedWhoIsHeard(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		const brokers = 3
+		const brokers = 5
 		ed := metadata.Empty().Edit()
+		var voters []uuid.UUID
 		for id := int32(1); id <= brokers; id++ {
-			ed.PutBroker(&metadata.Broker{ID: id, DirectoryID: uuid.New(), Epoch: int64(id)})
+			voters = append(voters, uuid.UUID{byte(id)})
+			ed.PutBroker(&metadata.Broker{ID: id, DirectoryID: voters[id-1], Epoch: int64(id)})
 		}
 		img, _ := ed.Commit(10)
 		opts := LeaseOptions{Session: 3 * time.Second, Grant: time.Duration(rapid.IntRange(500, 3000).Draw(t, "grant")) * time.Millisecond}
 		start := time.Unix(1000, 0)
 		now, led := start, start
-		l := NewLeases(opts, now, img)
-		heard, lease := map[int32]time.Time{}, map[int32]time.Time{}
-		suspected := map[int32]bool{}
+		heard, lease, paused := map[int32]time.Time{}, map[int32]time.Time{}, start
+		suspected, decided := map[int32]bool{}, map[int32]bool{}
+		term, terms := uint64(0), map[int32]uint64{} // what each voter knows
+		contacts := map[int32]*raftnode.Contacts{}
+		for id := int32(1); id <= brokers; id++ {
+			c := raftnode.NewContacts(start)
+			contacts[id] = &c
+		}
+		leader := int32(0)
+		majority := func() []int32 {
+			ids := rapid.Permutation([]int32{1, 2, 3, 4, 5}).Draw(t, "majority")[:brokers/2+1]
+			if leader != 0 && !slices.Contains(ids, leader) {
+				ids[0] = leader
+			}
+			return ids
+		}
+		var l *Leases
+		elect := func() {
+			leader = 0
+			voted := majority()
+			leader = voted[0]
+			term++
+			for _, id := range voted {
+				terms[id] = term
+			}
+			l, led = NewLeases(opts, now, img), now
+			l.Reign(Reign{Term: term, Self: voters[leader-1], Voters: voters})
+			clear(suspected)
+			clear(decided)
+			clear(heard)
+		}
+		elect()
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
 			id := rapid.Int32Range(1, brokers).Draw(t, "broker")
 			switch rapid.IntRange(0, 39).Draw(t, "step") {
 			default: // a heartbeat that took its time on the way
 				way := time.Duration(rapid.IntRange(0, 700).Draw(t, "way")) * time.Millisecond
-				require.True(t, l.Hear(now, img, &Heartbeat{BrokerID: id, BrokerEpoch: int64(id), Applied: 10, Ready: true}))
+				hb := &Heartbeat{BrokerID: id, BrokerEpoch: int64(id), Applied: 10, Ready: true, Term: terms[id]}
+				hb.ContactMs = now.Sub(contacts[id].Last(hb.Term)).Milliseconds()
+				g, _, known := l.Answer(now, img, hb)
+				require.True(t, known)
+				require.Equal(t, !decided[id], g.Lease > 0)
 				heard[id], suspected[id] = now, false
-				if until := now.Add(-way).Add(opts.Grant); until.After(lease[id]) {
-					lease[id] = until
+				if g.Lease > 0 {
+					if until := now.Add(-way).Add(time.Duration(g.Lease) * time.Millisecond); until.After(lease[id]) {
+						lease[id] = until
+					}
+					for _, v := range majority() { // the leader makes sure
+						terms[v] = term
+						contacts[v].Note(term, now)
+					}
 				}
 			case 0: // an old epoch's
 				require.False(t, l.Hear(now, img, &Heartbeat{BrokerID: id, BrokerEpoch: int64(id) - 1}))
 			case 1:
 				l.Suspect(id, int64(id), false)
 				suspected[id] = true
-			case 2: // another leader
-				l, led = NewLeases(opts, now, img), now
-				clear(suspected)
-			case 3: // the process is paused, and so are its looks
+			case 2, 3: // another leader
+				elect()
+			case 4: // the process is paused, and so are its looks
 				now = now.Add(time.Duration(rapid.IntRange(1600, 9000).Draw(t, "pause")) * time.Millisecond)
 				l.Tick(now, img)
-				led = now
-			case 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25:
+				led, paused = now, now
+			case 5: // a voter starts anew
+				*contacts[id] = raftnode.NewContacts(now)
+			case 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25:
 				now = now.Add(time.Duration(rapid.IntRange(0, 1000).Draw(t, "ms")) * time.Millisecond)
 			}
 			for _, cmd := range Decide(now, img, l) {
 				s := cmd.(*command.SetBrokerState)
 				require.Equal(t, command.BrokerFenced, s.State)
+				if decided[s.BrokerID] {
+					continue // until the image shows it
+				}
+				decided[s.BrokerID] = true
 				require.False(t, now.Before(lease[s.BrokerID]), "broker %d may still lead", s.BrokerID)
-				silence := now.Sub(later(heard[s.BrokerID], led))
 				least := opts.Session
 				if suspected[s.BrokerID] {
 					least = opts.Grant
 				}
-				require.GreaterOrEqual(t, silence, least)
+				if heard[s.BrokerID].IsZero() {
+					least = min(least, opts.grace())
+				}
+				require.GreaterOrEqual(t, now.Sub(later(heard[s.BrokerID], led)), least)
+				require.GreaterOrEqual(t, now.Sub(paused), least)
 			}
 			next := l.Next(now)
 			require.True(t, next.After(now))
@@ -77,6 +130,127 @@ func TestNobodyIsFencedWhoIsHeard(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNewLeaderCountsFromTheLastContact: a metadata leader that falls silent costs its
+// partitions a session from then, not an election and a session.
+func TestNewLeaderCountsFromTheLastContact(t *testing.T) {
+	dirs := []uuid.UUID{{1}, {2}, {3}}
+	ed := metadata.Empty().Edit()
+	for i, dir := range dirs {
+		ed.PutBroker(&metadata.Broker{ID: int32(i + 1), DirectoryID: dir, Epoch: 1})
+	}
+	img, _ := ed.Commit(10)
+	began := time.Unix(1000, 0)
+	at := func(d time.Duration) time.Time { return began.Add(d) }
+	begin := func() *Leases {
+		l := NewLeases(LeaseOptions{}, began, img)
+		l.Reign(Reign{Term: 7, Self: dirs[1], Voters: dirs})
+		return l
+	}
+	tell := func(l *Leases, now time.Time, id int32, term uint64, contact time.Duration) (act bool) {
+		_, act, known := l.Answer(now, img, &Heartbeat{BrokerID: id, BrokerEpoch: 1, Applied: 10, Ready: true, Term: term, ContactMs: contact.Milliseconds()})
+		require.True(t, known)
+		return act
+	}
+	expires := func(l *Leases, id int32, when time.Duration) {
+		t.Helper()
+		require.False(t, l.Expired(at(when-1), id))
+		require.True(t, l.Expired(at(when), id))
+	}
+	// The leader before, broker 1, fell silent 1.2 s ago; 2 heard it last 1.3 s ago.
+	l := begin()
+	require.False(t, tell(l, at(0), 2, 7, 1300*time.Millisecond))
+	expires(l, 1, 3*time.Second)
+	require.True(t, tell(l, at(100*time.Millisecond), 3, 7, 1300*time.Millisecond), "the end of a lease is another")
+	expires(l, 1, 1800*time.Millisecond)
+	expires(l, 3, 3100*time.Millisecond)
+	// What one tells later changes nothing.
+	require.False(t, tell(l, at(200*time.Millisecond), 3, 7, 5*time.Second))
+	expires(l, 1, 1800*time.Millisecond)
+
+	l = begin() // an election took long: a living broker has the grace to be heard
+	tell(l, at(0), 2, 7, 9*time.Second)
+	tell(l, at(0), 3, 7, 9*time.Second)
+	expires(l, 1, 1500*time.Millisecond)
+	l.Suspect(1, 1, false)
+	expires(l, 1, 1500*time.Millisecond)
+	l.Suspect(1, 1, true)
+	require.True(t, l.Expired(at(0), 1))
+
+	l = begin() // one of no majority, one of an earlier term, a paused leader
+	tell(l, at(0), 2, 7, time.Minute)
+	tell(l, at(0), 2, 7, time.Minute)
+	tell(l, at(0), 3, 6, time.Minute)
+	expires(l, 1, 3*time.Second)
+	l.Tick(at(2*time.Second), img)
+	tell(l, at(2*time.Second), 3, 7, time.Minute)
+	expires(l, 1, 5*time.Second)
+
+	l = begin() // others than the leader itself
+	tell(l, at(0), 1, 7, time.Minute)
+	tell(l, at(0), 3, 7, time.Minute)
+	expires(l, 2, 3*time.Second)
+}
+
+// TestABrokerThatAppliesNothingGetsNoLease: it is heard, but goes by what the metadata
+// were.
+func TestABrokerThatAppliesNothingGetsNoLease(t *testing.T) {
+	now := time.Unix(1000, 0)
+	image := func(index uint64, fenced bool) *metadata.Image {
+		ed := metadata.Empty().Edit()
+		ed.PutBroker(&metadata.Broker{ID: 1, Epoch: 1, Fenced: fenced})
+		img, _ := ed.Commit(index)
+		return img
+	}
+	const step = 500 * time.Millisecond
+	l := NewLeases(LeaseOptions{}, now, image(10, false))
+	beat := func(img *metadata.Image, applied uint64) (leased bool, cmds []command.Command) {
+		now = now.Add(step)
+		g, _, known := l.Answer(now, img, &Heartbeat{BrokerID: 1, BrokerEpoch: 1, Applied: applied, Ready: true})
+		require.True(t, known)
+		return g.Lease > 0, Decide(now, img, l)
+	}
+	good := func(img *metadata.Image, applied uint64) {
+		t.Helper()
+		leased, cmds := beat(img, applied)
+		require.True(t, leased)
+		require.Empty(t, cmds)
+	}
+	for range 20 { // nothing happens
+		good(image(10, false), 10)
+	}
+	for i := range uint64(20) { // slow, and slower, but not still
+		good(image(100+10*i, false), 11+i/5)
+	}
+	good(image(500, false), 500)
+	for range 100 { // an old heartbeat comes late
+		good(image(500, false), 499)
+	}
+	behind := now.Add(step)
+	for now.Add(step).Sub(behind) < 3*time.Second {
+		good(image(501, false), 500)
+	}
+	last := now
+	fenced := false
+	for !fenced {
+		leased, cmds := beat(image(502, false), 500)
+		require.False(t, leased, "%v behind", now.Sub(behind))
+		if fenced = len(cmds) > 0; fenced {
+			require.Equal(t, []command.Command{&command.SetBrokerState{BrokerID: 1, BrokerEpoch: 1, State: command.BrokerFenced}}, cmds)
+		}
+	}
+	require.Equal(t, 3*time.Second, now.Sub(last), "its own lease ends first")
+	for range 10 {
+		leased, cmds := beat(image(503, true), 500)
+		require.False(t, leased)
+		require.Empty(t, cmds)
+	}
+	_, cmds := beat(image(503, true), 502)
+	require.Empty(t, cmds, "it does not know yet that it was fenced")
+	_, cmds = beat(image(503, true), 503)
+	require.Equal(t, []command.Command{&command.SetBrokerState{BrokerID: 1, BrokerEpoch: 1, State: command.BrokerActive}}, cmds)
+	good(image(504, false), 504)
 }
 
 func later(a, b time.Time) time.Time {

@@ -1,23 +1,3 @@
-// Package controller holds what the metadata leader decides about brokers and
-// placement, and the brokers' side of it.
-//
-// Leases and the plans (Decide, Place, PlanDrain, PlanRebalance, PlanGrowth,
-// PlanBalance) are pure: image and time in, commands out. Controller runs them as the
-// leader's task and answers heartbeats; Heartbeater registers a broker, sends its
-// heartbeats and keeps its Lease. What follows from a broker's state for partitions
-// is decided in the state machine (metadata/fsm), not here.
-//
-// Always:
-//
-//   - the log is written only for a change, never for a heartbeat;
-//   - a broker is fenced for silence only when its own lease has ended: it counts
-//     from before it sent a heartbeat, the controller from when it arrived, or later;
-//   - a new metadata leader, or one whose process was paused, waits for a whole
-//     session before it fences anybody for silence;
-//   - a lease is granted only by a node that has asked the voters whether it leads.
-//
-// Controller.Run and Heartbeater.Run are run by their owner and start no goroutine
-// that outlives them.
 package controller
 
 import (

@@ -139,10 +139,10 @@ func (w *world) setCut(addr string, cut bool) {
 
 // controller makes the controller of a node called "leader", and runs it.
 func (w *world) controller(upkeep UpkeepOptions) (c *Controller, stop func()) {
-	c = New(Options{Meta: w, Calls: node{w, "leader"}, Upkeep: upkeep, Verify: func(context.Context) error {
+	c = New(Options{Meta: w, Calls: node{w, "leader"}, Upkeep: upkeep, Verify: func(context.Context) (uint64, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return w.refuse
+		return 0, w.refuse
 	}})
 	return c, run(c.Run)
 }

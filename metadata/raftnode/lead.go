@@ -2,7 +2,6 @@ package raftnode
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/firnlog/firn/metadata"
@@ -40,20 +39,4 @@ func (l AsLeader) Propose(ctx context.Context, cmd command.Command) (command.Res
 		return command.Result{}, fmt.Errorf("propose %s: %w", cmd.Kind(), err)
 	}
 	return outcome.Result, outcome.Err
-}
-
-// Verify returns nil if this node still led at some time after the call: a majority
-// of the voters has said so. It writes nothing.
-func (l AsLeader) Verify(ctx context.Context) error {
-	if err := l.n.enter(ctx); err != nil {
-		return err
-	}
-	defer l.n.calls.running.Done()
-	if err := l.n.await(ctx, l.n.raft.VerifyLeader()); err != nil {
-		if errors.Is(err, metadata.ErrUnknownOutcome) {
-			err = fmt.Errorf("%w: %w", metadata.ErrNotLeader, err) // there is no outcome to be unsure of
-		}
-		return fmt.Errorf("verify leadership: %w", err)
-	}
-	return nil
 }

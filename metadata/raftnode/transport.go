@@ -43,7 +43,9 @@ type network interface {
 //     the one that is meant: a wiped node at an old address must not vote for, or
 //     acknowledge in the place of, the voter that it was;
 //   - hands RPCs to Raft that come from this node itself (elect);
-//   - notes, from heartbeats, how far each follower is;
+//   - notes, from heartbeats, how far each follower is, and which took this node for
+//     the leader;
+//   - notes when leaders are heard (contact.go);
 //   - holds entries back from a peer whose heartbeats fail, until they succeed.
 //     Raft would try by itself, and wait longer with each failure: up to 10 s more
 //     after the peer is back;
@@ -69,6 +71,8 @@ type transport struct {
 	once    sync.Once
 	// raft is what the transport needs of our own Raft.
 	raft local
+	// contacts is written as leaders are heard, and as this node leads.
+	contacts contacts
 	// inbounds are whole snapshots for run, answering the goroutines they have.
 	inbounds  chan *inbound
 	answering sync.WaitGroup
@@ -123,6 +127,10 @@ type peer struct {
 	// heartbeat left that found all there that the leader had then.
 	lastIndex         uint64
 	contact, caughtUp time.Time
+	// acked is when the last heartbeat left that the peer took for its leader's, in
+	// ackTerm.
+	acked   time.Time
+	ackTerm uint64
 }
 
 // newTransport starts a transport. s is nil without a network.
@@ -130,6 +138,7 @@ func newTransport(inner network, s *streams, logs *logStore, snaps *snapStore, s
 	t := &transport{network: inner, streams: s, resolve: resolve, rpcs: make(chan raft.RPC), quit: make(chan struct{}), done: make(chan struct{}), inbounds: make(chan *inbound)}
 	t.raft.header = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(serverID(self)), Addr: []byte(serverID(self))}
 	t.raft.logs, t.raft.fs, t.raft.dir = logs, snaps.fs, snaps.dir
+	t.contacts.record = NewContacts(time.Now())
 	t.mu.woken = make(chan struct{})
 	t.mu.peers = map[raft.ServerID]*peer{}
 	go t.run()
@@ -143,6 +152,7 @@ func (t *transport) run() {
 	for {
 		select {
 		case rpc := <-t.network.Consumer():
+			t.noteInbound(rpc)
 			if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
 				t.answering.Go(func() { t.receive(rpc, req) })
 				continue
@@ -195,13 +205,15 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 		return t.network.AppendEntries(id, t.resolve(id, target), args, resp)
 	}
 	sent, end := time.Now(), t.raft.end()
+	t.contacts.note(args.Term) // no earlier than sent, for Verify
 	err := t.network.AppendEntries(id, t.resolve(id, target), args, resp)
-	t.heard(id, sent, end, resp, err)
+	t.heard(id, sent, end, args.Term, resp, err)
 	return err
 }
 
-// heard notes what became of a heartbeat that was sent when our log ended at end.
-func (t *transport) heard(id raft.ServerID, sent time.Time, end uint64, resp *raft.AppendEntriesResponse, err error) {
+// heard notes what became of a heartbeat of a term that was sent when our log ended
+// at end.
+func (t *transport) heard(id raft.ServerID, sent time.Time, end, term uint64, resp *raft.AppendEntriesResponse, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peerLocked(id)
@@ -212,6 +224,9 @@ func (t *transport) heard(id raft.ServerID, sent time.Time, end uint64, resp *ra
 	p.lastIndex, p.contact = resp.LastLog, time.Now()
 	if resp.LastLog >= end {
 		p.caughtUp = sent
+	}
+	if resp.Success {
+		p.acked, p.ackTerm = sent, term
 	}
 	if p.down {
 		p.down = false
@@ -287,6 +302,7 @@ func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {
 // though its disk is slow; Raft is told of it unless it is busy, with what mostly
 // comes from the leader. Any other one waits for Raft.
 func (t *transport) heartbeat(rpc raft.RPC) {
+	t.noteInbound(rpc)
 	req := rpc.Command.(*raft.AppendEntriesRequest)
 	if r := t.raft.running.Load(); r != nil && r.CurrentTerm() == req.Term {
 		if _, leader := r.LeaderWithID(); leader == raft.ServerID(req.ID) {

@@ -1,0 +1,66 @@
+// Package controller holds what the metadata leader decides about brokers and
+// placement, and the brokers' side of it.
+//
+// Leases and the plans (Decide, Place, PlanDrain, PlanRebalance, PlanGrowth,
+// PlanBalance) are pure: image and time in, commands out. Controller runs them as the
+// leader's task and answers heartbeats; Heartbeater registers a broker, sends its
+// heartbeats and keeps its Lease. What follows from a broker's state for partitions
+// is decided in the state machine (metadata/fsm), not here.
+//
+// Always:
+//
+//   - the log is written only for a change, never for a heartbeat;
+//   - a broker is fenced for silence only when its own lease has ended: it counts
+//     from before it sent a heartbeat, the controller from when it arrived, or later;
+//   - a new metadata leader waits for a whole session, counted from the last moment at
+//     which an earlier one can have granted a lease, before it fences anybody for
+//     silence; one whose process was paused waits for a whole session;
+//   - a lease is granted only by a node to which a majority of the voters has
+//     acknowledged, since it heard the heartbeat, that it leads;
+//   - a broker that is heard but applies nothing for a session, while there is
+//     something to apply, gets no lease, and is fenced when its last one has ended;
+//   - who is to be fenced gets no lease before it is fenced.
+//
+// # When a new leader may fence
+//
+// A metadata leader that falls silent takes its broker with it. Whoever succeeds it,
+// an election later, knows nothing of the leases that it gave. Waiting for a whole
+// session from then on would add the election to the session. Instead the voters tell,
+// in their heartbeats, when they last lent themselves to an earlier leader
+// (raftnode.Contacts): when one of its requests last arrived; for a node that led, when
+// it last sent its own; for a process that began since, when it began. Let N lead in
+// term t, and t0 < t be the term of an earlier leader C. Claim: any lease that C
+// granted on a heartbeat sent at s has ended by T + Grant, where T is the latest of the
+// contacts told by any majority of the voters, N among them, in heartbeats that carry
+// t or a later term.
+//
+//  1. C granted it after a majority M of the voters, C perhaps among them, had
+//     acknowledged heartbeats of Raft that C sent after it heard the broker's, so after
+//     s, and after C found its own term to be t0 still (raftnode.AsLeader.Verify). Each
+//     member of M noted this contact, when it arrived or was sent, before it looked
+//     whether its own term was above t0, and its term was not. So each noted a time
+//     after s while its term was t0 at most.
+//  2. Terms do not go back, and a process that begins notes that as contact. So whoever
+//     of M tells of its contacts before t, when its term is t or more, tells of a time
+//     after s.
+//  3. Any two majorities share a member, so T is after s. The lease ends at s + Grant.
+//
+// The voters may change between M and N's. By one server at a time majorities still
+// meet. By more, some leader between C and N committed a change, which no M could
+// precede or survive without N's log, and thereby N's own contacts, being newer than s:
+// N cannot have the next change from anybody but a leader that made it after that. That
+// is why N itself must be among those who tell.
+//
+// Contacts are told as ages, rounded down, and counted back from when they arrive, on
+// clocks that stop while a machine sleeps: errors make T later, and N more patient.
+// A leadership that was handed over, with the old leader alive, makes T late by itself:
+// the old one led until then. Leases given in N's own term are those that N heard; a
+// node that leads again, or twice in its turn, has other terms, and a heartbeat that was
+// heard as the leader of one is not granted as that of another.
+//
+// What this leaves of a broker's time to be heard may be nothing, after a long
+// election: it has half a session from the beginning of N's leadership in any case.
+//
+// Controller.Run and Heartbeater.Run are run by their owner and start no goroutine
+// that outlives them.
+package controller
