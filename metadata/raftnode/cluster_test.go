@@ -125,9 +125,10 @@ func TestTransferLeadership(t *testing.T) {
 	c := newTestNodes(t, 3, Options{})
 	c.begin()
 	before := c.leader()
-	asks := c.others(before)[0]
 	start := time.Now()
-	require.NoError(t, asks.node.TransferLeadership(t.Context()))
+	require.NoError(t, c.others(before)[0].node.TransferLeadership(t.Context()), "it has nothing to hand over")
+	require.True(t, before.node.leads(), "another node's leadership was handed over")
+	require.NoError(t, before.node.TransferLeadership(t.Context()))
 	require.NoError(t, makeTopic(t.Context(), before.node, "after"))
 	t.Logf("handed over and committed in %v", time.Since(start))
 	require.NotEqual(t, before.id, c.leader().id)

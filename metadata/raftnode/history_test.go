@@ -185,7 +185,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 		default:
 			// It may fail where a leader is missing; what counts is the history.
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			t.Logf("hand over: %v", m.node.TransferLeadership(ctx))
+			t.Logf("hand over: %v", c.leader().node.TransferLeadership(ctx))
 			cancel()
 		}
 	}

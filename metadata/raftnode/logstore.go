@@ -127,14 +127,21 @@ func (s *logStore) LastIndex() (uint64, error) {
 // that were never committed could be sent to others.
 func (s *logStore) IsMonotonic() bool { return true }
 
-// dropBelow empties a log that ends before a snapshot begins to be needed: a crash
-// came between the snapshot's arrival and Raft's emptying of the log.
-func (s *logStore) dropBelow(snapshot uint64) error {
+// dropBelow empties a log that does not go on from a snapshot: it ends before it, or
+// has an entry of another term there. A crash came between the snapshot's arrival and
+// Raft's emptying of the log.
+func (s *logStore) dropBelow(index, term uint64) error {
 	s.mu.RLock()
 	first, last := s.mu.first, s.mu.last
 	s.mu.RUnlock()
-	if last == 0 || last >= snapshot {
+	if last == 0 || first > index {
 		return nil
+	}
+	if last >= index {
+		var entry raft.Log
+		if err := s.GetLog(index, &entry); err != nil || entry.Term == term {
+			return err
+		}
 	}
 	return s.DeleteRange(first, last)
 }

@@ -237,3 +237,31 @@ func TestGoldenEntries(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, string(want), out.String(), "the format changed: raise its version")
 }
+
+// TestLogBesideASnapshot: what is kept of a log at a start is what goes on from the
+// snapshot, and no entry that another leader's history has replaced.
+func TestLogBesideASnapshot(t *testing.T) {
+	for name, c := range map[string]struct {
+		from, to    uint64 // the log
+		index, term uint64 // the snapshot
+		kept        bool
+	}{
+		"goes on":          {1, 10, 5, 2, true},
+		"ends with it":     {1, 10, 10, 4, true},
+		"begins behind it": {6, 10, 5, 2, true},
+		"ends before":      {1, 10, 11, 4, false},
+		"another history":  {1, 10, 5, 3, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t, vfs.NewMem())
+			for i := c.from; i <= c.to; i++ {
+				require.NoError(t, s.StoreLog(entry(i, "x")))
+			}
+			require.NoError(t, s.dropBelow(c.index, c.term))
+			last, err := s.LastIndex()
+			require.NoError(t, err)
+			require.Equal(t, c.kept, last == c.to)
+			require.NoError(t, s.db.Close())
+		})
+	}
+}

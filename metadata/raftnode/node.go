@@ -353,7 +353,7 @@ func (n *Node) raftConfig(logs *logStore, snaps *snapStore) (*raft.Config, error
 		return nil, err
 	}
 	if len(metas) > 0 {
-		if err := logs.dropBelow(metas[0].Index); err != nil {
+		if err := logs.dropBelow(metas[0].Index, metas[0].Term); err != nil {
 			return nil, err
 		}
 	}

@@ -318,3 +318,49 @@ func TestVotesAreByDirectory(t *testing.T) {
 	m := amongPuppets(t, Options{}, vfs.NewMem(), p)
 	require.Equal(t, m.dir.String(), string((<-asked).Addr))
 }
+
+// TestChangeThatIsGivenUp: the caller of a change gives up while the leader's disk is
+// slow. The next one was decided at the servers before it, and is refused.
+func TestChangeThatIsGivenUp(t *testing.T) {
+	disk := newBarrier()
+	t.Cleanup(disk.raise)
+	one, two := newPuppet(t), newPuppet(t)
+	for _, p := range []*puppet{one, two} {
+		p.follow(t)
+	}
+	m := amongPuppets(t, Options{ClusterID: testCluster}, errorfs.Wrap(vfs.NewMem(), slowSync{disk}), one, two)
+	t.Cleanup(disk.raise)
+	ready(t, m.node)
+	_, version := m.node.Servers()
+	disk.lower()
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	fresh := uuid.New()
+	require.Error(t, m.node.AddNonvoter(short, fresh, "somewhere", version))
+	done := make(chan error, 1)
+	go func() { done <- m.node.Remove(t.Context(), two.dir, version) }()
+	select {
+	case err := <-done:
+		t.Fatalf("done while the first is under way: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	disk.raise()
+	require.ErrorIs(t, <-done, ErrConflict)
+	servers, _ := m.node.Servers()
+	require.Len(t, servers, 4)
+}
+
+// follow has the puppet vote for the node and acknowledge all.
+func (p *puppet) follow(t *testing.T) {
+	t.Helper()
+	var last uint64
+	p.answer(t, func(rpc raft.RPC) {
+		r, ok := rpc.Command.(*raft.AppendEntriesRequest)
+		if !ok {
+			p.vote(rpc, 1)
+			return
+		}
+		last = max(last, r.PrevLogEntry+uint64(len(r.Entries)))
+		rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: p.header(), Term: r.Term, LastLog: last, Success: true}, nil)
+	})
+}

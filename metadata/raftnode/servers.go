@@ -105,7 +105,6 @@ const (
 	opNonvoter = "nonvoter"
 	opDemote   = "demote"
 	opRemove   = "remove"
-	opTransfer = "transfer"
 )
 
 // AddVoter makes a server a voter, or notes its new address. It returns when the
@@ -132,24 +131,36 @@ func (n *Node) Remove(ctx context.Context, dir uuid.UUID, prev uint64) error {
 	return n.changeServers(ctx, change{Op: opRemove, Directory: dir, Prev: prev})
 }
 
-// TransferLeadership makes the voter that has most of the log the leader. It
-// returns when the present one has stepped down; an error if there is nobody else.
+// TransferLeadership hands this node's leadership to the voter that has most of the
+// log, and returns when it has stepped down. It is no error if it does not lead; it is
+// one if there is no other voter. No command is lost, whatever goes wrong.
 func (n *Node) TransferLeadership(ctx context.Context) error {
-	return n.changeServers(ctx, change{Op: opTransfer})
+	if err := n.enter(ctx); err != nil {
+		return err
+	}
+	defer n.calls.running.Done()
+	if !n.leads() {
+		return nil
+	}
+	servers, _ := n.Servers()
+	if !slices.ContainsFunc(servers, func(s Server) bool { return s.Voter && s.DirectoryID != n.opts.DirectoryID }) {
+		return fmt.Errorf("%w: there is no other voter", errRefusedCall)
+	}
+	if err := n.await(ctx, n.raft.LeadershipTransfer()); err != nil && n.leads() {
+		return fmt.Errorf("hand the metadata's leadership over: %w", err)
+	}
+	return nil
 }
 
 func (n *Node) changeServers(ctx context.Context, c change) error {
 	body, err := json.Marshal(c)
 	if err == nil {
-		// Every change but a transfer may be repeated: it says what shall be.
-		err = n.retry(ctx, c.Op != opTransfer && c.Prev == 0, func(ctx context.Context) error {
+		// A change may be repeated: it says what shall be.
+		err = n.retry(ctx, c.Prev == 0, func(ctx context.Context) error {
 			if n.leads() {
 				return n.change(ctx, c)
 			}
 			_, err := n.callLeader(ctx, callServers, body)
-			if c.Op == opTransfer && errors.Is(err, errLeaderMoved) {
-				return nil
-			}
 			return err
 		})
 	}
@@ -170,41 +181,50 @@ func (n *Node) serveServers(ctx context.Context, body []byte) ([]byte, error) {
 // change carries out a change where this node leads.
 func (n *Node) change(ctx context.Context, c change) error {
 	// One at a time, so that the configuration is still the one that was looked at.
+	// One that the caller has given up counts until Raft has answered it.
 	select {
 	case n.changing <- struct{}{}:
-		defer func() { <-n.changing }()
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", metadata.ErrNotLeader, ctx.Err())
 	}
+	f, err := n.begin(ctx, c)
+	if err != nil {
+		<-n.changing
+		return err
+	}
+	return n.await(ctx, changing{f, n.changing})
+}
+
+// begin hands a change to Raft. REQUIRES: the caller holds the token of changing.
+func (n *Node) begin(ctx context.Context, c change) (raft.Future, error) {
 	if _, version := n.Servers(); c.Prev != 0 && version != c.Prev {
-		return fmt.Errorf("%w: version %d, not %d", ErrConflict, version, c.Prev)
+		return nil, fmt.Errorf("%w: version %d, not %d", ErrConflict, version, c.Prev)
 	}
 	id, addr := serverID(c.Directory), raft.ServerAddress(c.Address)
 	switch c.Op {
 	case opVoter:
-		return n.await(ctx, n.raft.AddVoter(id, addr, 0, left(ctx)))
+		return n.raft.AddVoter(id, addr, 0, left(ctx)), nil
 	case opNonvoter:
-		return n.await(ctx, n.raft.AddNonvoter(id, addr, 0, left(ctx)))
+		return n.raft.AddNonvoter(id, addr, 0, left(ctx)), nil
 	case opDemote:
-		return n.await(ctx, n.raft.DemoteVoter(id, 0, left(ctx)))
+		return n.raft.DemoteVoter(id, 0, left(ctx)), nil
 	case opRemove:
-		return n.await(ctx, n.raft.RemoveServer(id, 0, left(ctx)))
-	case opTransfer:
-		return n.transfer(ctx)
+		return n.raft.RemoveServer(id, 0, left(ctx)), nil
 	default:
-		return fmt.Errorf("%w: unknown change %q", errRefusedCall, c.Op)
+		return nil, fmt.Errorf("%w: unknown change %q", errRefusedCall, c.Op)
 	}
 }
 
-// transfer hands the leadership over. Whatever goes wrong, no command is lost.
-func (n *Node) transfer(ctx context.Context) error {
-	servers, _ := n.Servers()
-	for _, s := range servers {
-		if s.Voter && s.DirectoryID != n.opts.DirectoryID {
-			return n.await(ctx, n.raft.LeadershipTransfer())
-		}
-	}
-	return fmt.Errorf("%w: there is no other voter", errRefusedCall)
+// changing is a change under way, which gives its token back when Raft answers.
+type changing struct {
+	raft.Future
+	token chan struct{}
+}
+
+// Error implements raft.Future. It is called once.
+func (c changing) Error() error {
+	defer func() { <-c.token }()
+	return c.Future.Error()
 }
 
 // PeerGone says that the process of a server has certainly ended. If it led, the
