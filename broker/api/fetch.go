@@ -130,7 +130,7 @@ func (s *Server) resolve(rd reader, parts []fetch.SessionPartition, wants []fetc
 	for i := range parts {
 		p := &parts[i]
 		w := fetch.Want{Read: partition.Read{From: p.From, Current: p.Current, LastFetched: p.LastFetched,
-			MaxBytes: int(p.MaxBytes), Committed: rd.committed, Replica: rd.replica, AnyReplica: rd.anyReplica}}
+			MaxBytes: int(p.MaxBytes), Committed: rd.committed, Replica: rd.replica, LocalStart: p.LogStart, AnyReplica: rd.anyReplica}}
 		topic := topicRef(img, p.Key.Name, p.Key.ID)
 		switch {
 		case topic == nil && rd.byID:

@@ -38,6 +38,10 @@ func (p *Partition) Position() (at replica.Position, ok bool) {
 	return p.rep.Position(p.log)
 }
 
+// LocalStart is where the local log begins, which a follower tells its leader with each
+// fetch.
+func (p *Partition) LocalStart() record.Offset { return p.log.Start() }
+
 // Reply is what a leader answered to a position.
 type Reply struct {
 	At replica.Position

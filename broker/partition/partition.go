@@ -175,11 +175,19 @@ func (p *Partition) Followers() []replica.FollowerState {
 // partition knows that they are below its log start or in the bucket: who
 // decided may have read newer metadata than the partition was told of, and
 // readers go by the partition's.
+//
+// A follower's leader is told with the next fetch, by which it knows who is warm.
 func (p *Partition) Trim(upTo record.Offset) (freed int64, err error) {
 	p.mu.Lock()
 	upTo = min(upTo, max(p.logStart, p.remoteEnd))
 	p.mu.Unlock()
-	return p.log.TrimTo(upTo)
+	freed, err = p.log.TrimTo(upTo)
+	if freed > 0 {
+		p.mu.Lock()
+		p.tellPullerLocked()
+		p.mu.Unlock()
+	}
+	return freed, err
 }
 
 // CheckLeader answers nil where this broker leads the partition and the epoch
@@ -296,6 +304,7 @@ func (p *Partition) flushed(record.Offset) {
 func (p *Partition) tick(now time.Time, eligible func(int32) bool) {
 	p.mu.Lock()
 	p.effectsLocked(p.rep.Tick(now, eligible))
+	p.effectsLocked(p.rep.Judge(now, localLog{p.log}))
 	if p.deferred == nil && !p.closed {
 		s := p.stateLocked()
 		p.violatedLocked(s.check())

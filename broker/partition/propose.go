@@ -106,7 +106,7 @@ func (w *proposer) send(ctx context.Context, parts []*Partition, changes []*repl
 	cmd := &command.AlterPartition{BrokerID: s.opts.NodeID, BrokerEpoch: self.Epoch}
 	for i, p := range parts {
 		pr := changes[i]
-		ch := command.ISRChange{Partition: p.tp, LeaderEpoch: pr.LeaderEpoch, PartitionEpoch: pr.PartitionEpoch}
+		ch := command.ISRChange{Partition: p.tp, LeaderEpoch: pr.LeaderEpoch, PartitionEpoch: pr.PartitionEpoch, Cold: pr.Cold}
 		for _, m := range pr.Members {
 			ch.ISR = append(ch.ISR, command.ISRMember{BrokerID: m.ID, BrokerEpoch: m.BrokerEpoch})
 		}
@@ -122,7 +122,7 @@ func (w *proposer) send(ctx context.Context, parts []*Partition, changes []*repl
 			continue
 		}
 		s.opts.Logger.Warn("change of the in-sync replicas failed", "topic", p.topic, "partition", p.tp.Partition,
-			"wanted", changes[i].IDs(), "err", failed)
+			"wanted", changes[i].IDs(), "cold", changes[i].Cold, "err", failed)
 		p.proposalFailed(changes[i], refused(failed))
 	}
 }

@@ -28,6 +28,8 @@ type Read struct {
 	Committed bool
 	// Replica is set in a follower's read, which goes to the log's end.
 	Replica *ReplicaFetch
+	// LocalStart is where the follower's local log begins, −1 if it did not say.
+	LocalStart record.Offset
 	// AnyReplica lets a consumer read a follower, up to what that knows to be
 	// committed (KIP-392).
 	AnyReplica bool
@@ -200,6 +202,7 @@ func (p *Partition) fetched(r *Read, epoch record.Epoch) (State, error) {
 	if p.closed || p.rep.Role() != replica.Leader || p.rep.LeaderEpoch() != epoch {
 		return p.stateLocked(), kerr.NotLeaderForPartition
 	}
+	p.rep.Holds(r.Replica.ID, r.Replica.BrokerEpoch, r.LocalStart, localLog{p.log})
 	p.effectsLocked(p.rep.Fetched(time.Now(), r.Replica.ID, r.Replica.BrokerEpoch, r.From, eligible))
 	if len(p.ready) > 0 || p.watch.dueLocked() {
 		// Not here: the reader may hold what those who are told want.

@@ -22,6 +22,7 @@ import (
 	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/commitlog/segment"
 	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/configdef"
 	"github.com/firnlog/firn/record"
 )
@@ -283,7 +284,7 @@ func (s *Set) place(img *metadata.Image, tp record.TopicPartition) error {
 	return p.assign(replica.Assignment{
 		Leader: state.Leader, LeaderEpoch: state.LeaderEpoch, PartitionEpoch: state.PartitionEpoch,
 		Replicas: state.Replicas, ISR: state.ISR, RemoteEnd: state.RemoteEnd, RemoteEpoch: state.RemoteEpoch,
-		LogStart: state.LogStart,
+		LogStart: state.LogStart, Cold: state.Cold,
 	}, s.replicaConfig(img, topic, state, p.Config()))
 }
 
@@ -322,7 +323,8 @@ func (s *Set) open(img *metadata.Image, topic *metadata.Topic, tp record.TopicPa
 }
 
 func (s *Set) replicaConfig(img *metadata.Image, topic *metadata.Topic, state *metadata.Partition, c *configdef.TopicConfig) replica.Config {
-	return replica.Config{Fsync: c.Fsync, MinISR: metadata.MinISR(img, topic, state.Factor()), LagMax: s.opts.LagMax}
+	return replica.Config{Fsync: c.Fsync, MinISR: metadata.MinISR(img, topic, state.Factor()), LagMax: s.opts.LagMax,
+		Warmth: img.Level() >= command.Level2}
 }
 
 // topicDefaults are the broker's settings as they hold now.
@@ -343,13 +345,10 @@ func Layers(img *metadata.Image, node int32, static map[string]string) configdef
 // reconfigureLocked carries changed topic and broker settings to the partitions.
 func (s *Set) reconfigureLocked(img *metadata.Image, d metadata.Delta) {
 	topics := slices.Clone(d.Topics)
-	for _, c := range d.Configs {
-		if c.Kind == metadata.ResourceBroker {
-			topics = topics[:0]
-			for t := range img.Topics() {
-				topics = append(topics, t.ID)
-			}
-			break
+	if d.Features || slices.ContainsFunc(d.Configs, func(c metadata.ConfigResource) bool { return c.Kind == metadata.ResourceBroker }) {
+		topics = topics[:0]
+		for t := range img.Topics() {
+			topics = append(topics, t.ID)
 		}
 	}
 	var defaults map[string]string

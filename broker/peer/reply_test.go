@@ -214,8 +214,8 @@ func TestRequestNamesTheFollowerAndItsPositions(t *testing.T) {
 	for round := range 2 { // the second uses the arrays of the first again
 		q.reset()
 		for n := range int32(3 - round) {
-			q.add(record.TopicPartition{Topic: one, Partition: 2 - n}, &replica.Position{LeaderEpoch: 7, Offset: record.Offset(n), LastEpoch: 6}, 10)
-			q.add(record.TopicPartition{Topic: two, Partition: n}, &replica.Position{LeaderEpoch: 8, Offset: 20, LastEpoch: -1}, 10)
+			q.add(record.TopicPartition{Topic: one, Partition: 2 - n}, &replica.Position{LeaderEpoch: 7, Offset: record.Offset(n), LastEpoch: 6}, 5, 10)
+			q.add(record.TopicPartition{Topic: two, Partition: n}, &replica.Position{LeaderEpoch: 8, Offset: 20, LastEpoch: -1}, 0, 10)
 		}
 		q.forget([]record.TopicPartition{{Topic: two, Partition: 9}, {Topic: one, Partition: 8}, {Topic: two, Partition: 7}})
 		b := q.encode(&o, 250*time.Millisecond, 33, 5, 6, 1)
@@ -239,6 +239,7 @@ func TestRequestNamesTheFollowerAndItsPositions(t *testing.T) {
 					require.EqualValues(t, 7, p.CurrentLeaderEpoch)
 					require.EqualValues(t, 2-p.Partition, p.FetchOffset)
 					require.EqualValues(t, 6, p.LastFetchedEpoch)
+					require.EqualValues(t, 5, p.LogStartOffset, "where its local log begins")
 				}
 			}
 		}

@@ -30,13 +30,14 @@ type request struct {
 type ask struct {
 	tp       record.TopicPartition
 	at       replica.Position
+	start    record.Offset // of the local log
 	maxBytes int32
 }
 
 func (q *request) reset() { q.asks, q.out = q.asks[:0], q.out[:0] }
 
-func (q *request) add(tp record.TopicPartition, at *replica.Position, maxBytes int32) {
-	q.asks = append(q.asks, ask{tp: tp, at: *at, maxBytes: maxBytes})
+func (q *request) add(tp record.TopicPartition, at *replica.Position, start record.Offset, maxBytes int32) {
+	q.asks = append(q.asks, ask{tp: tp, at: *at, start: start, maxBytes: maxBytes})
 }
 
 func (q *request) forget(tps []record.TopicPartition) { q.out = append(q.out, tps...) }
@@ -92,7 +93,7 @@ func (q *request) topics() {
 		p := &t.Partitions[n]
 		p.Partition, p.CurrentLeaderEpoch = a.tp.Partition, int32(a.at.LeaderEpoch)
 		p.FetchOffset, p.LastFetchedEpoch = int64(a.at.Offset), int32(a.at.LastEpoch)
-		p.LogStartOffset, p.PartitionMaxBytes = 0, a.maxBytes
+		p.LogStartOffset, p.PartitionMaxBytes = int64(a.start), a.maxBytes
 	}
 	q.kafka.Topics = topics
 }

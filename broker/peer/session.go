@@ -44,9 +44,11 @@ type entry struct {
 
 	// Of the session's goroutine:
 
-	// asked: the leader's part of the session has it, at the position sent.
+	// asked: the leader's part of the session has it, at the position sent, with the
+	// local log's start as it was then.
 	asked bool
 	sent  replica.Position
+	start record.Offset
 	// until is when it may be asked for again after a failure, zero: now. delay is
 	// the last pause.
 	until time.Time
@@ -390,6 +392,7 @@ func (l *loop) build() (wait time.Duration, any bool) {
 	}
 	for _, e := range l.list {
 		at, ok := e.p.Position()
+		start := e.p.LocalStart()
 		ok = ok && at.Leader == l.key.leader // else it is about to be given up
 		switch {
 		case !ok:
@@ -405,13 +408,13 @@ func (l *loop) build() (wait time.Duration, any bool) {
 			e.asked = false
 			l.held--
 			l.forget = append(l.forget, e.tp)
-		case !ok || e.asked && e.sent == at:
+		case !ok || e.asked && e.sent == at && e.start == start:
 		default:
 			if !e.asked {
 				l.held++
 			}
-			e.asked, e.sent = true, at
-			l.req.add(e.tp, &at, l.m.opts.MaxBytes)
+			e.asked, e.sent, e.start = true, at, start
+			l.req.add(e.tp, &at, start, l.m.opts.MaxBytes)
 		}
 	}
 	clear(l.list)

@@ -193,8 +193,8 @@ func TestFollowersAreDescribed(t *testing.T) {
 	r.Appended(10)
 	r.Fetched(t0.Add(time.Second), 2, 1, 10, true)
 	require.Equal(t, []FollowerState{
-		{ID: 2, LogEnd: 10, CaughtUp: t0.Add(time.Second), LastFetch: t0.Add(time.Second), InSync: true},
-		{ID: 3, LogEnd: -1, CaughtUp: t0},
+		{ID: 2, LogEnd: 10, CaughtUp: t0.Add(time.Second), LastFetch: t0.Add(time.Second), InSync: true, LocalStart: -1},
+		{ID: 3, LogEnd: -1, CaughtUp: t0, LocalStart: -1},
 	}, r.Followers())
 }
 

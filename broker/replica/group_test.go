@@ -130,7 +130,7 @@ type group struct {
 
 func newGroup(t testing.TB, seed uint64) *group {
 	g := &group{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), now: t0}
-	g.cfg = Config{Fsync: g.between(0, 1) == 1, MinISR: g.between(1, 2), LagMax: 3 * time.Second}
+	g.cfg = Config{Fsync: g.between(0, 1) == 1, MinISR: g.between(1, 2), LagMax: 3 * time.Second, Warmth: g.between(0, 3) > 0}
 	g.a = Assignment{Leader: 1, LeaderEpoch: 0, Replicas: []int32{1, 2, 3}, ISR: []int32{1, 2, 3}, RemoteEpoch: -1}
 	for id := range int32(3) {
 		n := &node{id: id + 1, epoch: 1, up: true}
@@ -170,6 +170,16 @@ func (g *group) after(n *node, eff Effects) {
 	if err := n.rep.Check(); err != nil {
 		g.fatalf("broker %d: %v", n.id, err)
 	}
+	if p := eff.Propose; p != nil {
+		for i, id := range p.Cold {
+			if !n.rep.HasReplica(id) || i > 0 && p.Cold[i-1] >= id {
+				g.fatalf("broker %d calls %v cold", n.id, p.Cold)
+			}
+		}
+		if len(p.Cold) > 0 && !g.cfg.Warmth {
+			g.fatalf("broker %d calls %v cold below the level", n.id, p.Cold)
+		}
+	}
 	if n.rep.Role() != Leader {
 		return
 	}
@@ -202,11 +212,17 @@ func (g *group) elect(isr []int32, anew bool) {
 		g.commit(g.a.Leader, isr)
 		return
 	}
-	var can []int32
+	var can, warm []int32
 	for _, id := range isr {
 		if g.eligible(id) {
 			can = append(can, id)
 		}
+		if g.eligible(id) && !slices.Contains(g.a.Cold, id) {
+			warm = append(warm, id)
+		}
+	}
+	if len(warm) > 0 {
+		can = warm
 	}
 	leader := int32(-1)
 	if len(can) > 0 {
@@ -289,6 +305,7 @@ func (g *group) serve() {
 	case f.at.Offset > n.log.end():
 		g.fatalf("position %+v is above the leader's end %d and was not found to diverge", f.at, n.log.end())
 	default:
+		n.rep.Holds(f.from, f.epoch, record.Offset(g.between(-1, int(f.at.Offset))), g.local(n))
 		g.after(n, n.rep.Fetched(g.now, f.from, f.epoch, f.at.Offset, g.eligible(f.from)))
 		upTo := g.between(int(f.at.Offset), len(n.log.entries))
 		ans.batch = slices.Clone(n.log.entries[f.at.Offset:upTo])
@@ -342,6 +359,24 @@ func (g *group) flush() {
 	}
 }
 
+// local is what of a log is still on the disk, if it was trimmed somewhere.
+func (g *group) local(n *node) Local {
+	end := n.log.end()
+	p := pieces{start: record.Offset(g.between(0, int(end)))}
+	for at := p.start + 1; at <= end; at++ {
+		p.ends = append(p.ends, at)
+	}
+	return p
+}
+
+// copy says that some of what the newest leader knows to be committed is in the
+// bucket.
+func (g *group) copy() {
+	if n := g.a.Leader; n >= 0 && g.node(n).up && g.node(n).rep.LeaderEpoch() == g.a.LeaderEpoch {
+		g.a.RemoteEnd = max(g.a.RemoteEnd, record.Offset(g.between(0, int(g.node(n).rep.HighWatermark()))))
+	}
+}
+
 // decide is the metadata log's answer to an ISR change. It may be given though
 // the proposer hears nothing of it, and the command may come a second time.
 func (g *group) decide() {
@@ -367,6 +402,7 @@ func (g *group) decide() {
 	g.proposals = slices.Delete(g.proposals, i, i+1)
 	switch {
 	case fits && !refused:
+		g.a.Cold = p.Cold
 		g.commit(g.a.Leader, p.IDs())
 	case first && by.up:
 		by.rep.ProposalFailed(p, fits)
@@ -427,11 +463,21 @@ func (g *group) step() {
 		g.restart()
 	case n < 96:
 		g.elect(g.a.ISR, true) // a preferred leader, say
+	case n < 97:
+		g.copy()
+	case n < 99:
+		g.now = g.now.Add(ColdAfter)
+		for _, n := range g.nodes {
+			if n.up {
+				g.after(n, n.rep.Judge(g.now, g.local(n)))
+			}
+		}
 	default:
 		g.now = g.now.Add(time.Second)
 		for _, n := range g.nodes {
 			if n.up {
 				g.after(n, n.rep.Tick(g.now, g.eligible))
+				g.after(n, n.rep.Judge(g.now, g.local(n)))
 			}
 		}
 	}

@@ -15,6 +15,11 @@ type follower struct {
 	lastFetchEnd record.Offset // the leader's log end at lastFetch
 	caughtUp     time.Time     // the last moment at which it had all there was
 	ineligible   time.Time     // since when it may not be in the ISR; zero: it may
+
+	localStart record.Offset // where its local log begins; −1 before it told
+	judged     bool          // its warmth was judged in this epoch
+	lacksSince time.Time     // since when it lacks what would make it cold; zero: it does not
+	log        Local         // this leader's, if localStart was told
 }
 
 // FollowerState describes a follower as its leader knows it.
@@ -25,6 +30,10 @@ type FollowerState struct {
 	// its last fetch (zero before the first).
 	CaughtUp, LastFetch time.Time
 	InSync              bool
+	// LocalStart is where its local log begins, −1 before it told; Cold says that the
+	// metadata log has it as cold.
+	LocalStart record.Offset
+	Cold       bool
 }
 
 // Followers describes the followers of a leader, by id; nil elsewhere.
@@ -35,7 +44,7 @@ func (r *Replica) Followers() []FollowerState {
 	out := make([]FollowerState, 0, len(r.followers))
 	for id, f := range r.followers {
 		out = append(out, FollowerState{ID: id, LogEnd: f.logEnd, CaughtUp: f.caughtUp, LastFetch: f.lastFetch,
-			InSync: slices.Contains(r.isr, id)})
+			InSync: slices.Contains(r.isr, id), LocalStart: f.localStart, Cold: slices.Contains(r.cold, id)})
 	}
 	slices.SortFunc(out, func(a, b FollowerState) int { return int(a.ID - b.ID) })
 	return out
@@ -51,7 +60,7 @@ func (r *Replica) trackFollowers(now time.Time) {
 	}
 	for _, id := range r.replicas {
 		if id != r.id && r.followers[id] == nil {
-			r.followers[id] = &follower{brokerEpoch: -1, logEnd: -1, caughtUp: now}
+			r.followers[id] = &follower{brokerEpoch: -1, logEnd: -1, caughtUp: now, localStart: -1}
 		}
 	}
 }
@@ -79,7 +88,7 @@ func (r *Replica) Fetched(now time.Time, id int32, brokerEpoch int64, offset rec
 	f.noteEligible(now, eligible)
 	var eff Effects
 	if eligible && r.mayPropose() && !slices.Contains(r.isr, id) && r.joins(f) {
-		eff.Propose = r.propose(append(slices.Clone(r.isr), id))
+		eff.Propose = r.propose(append(slices.Clone(r.isr), id), r.coldWith(id))
 	}
 	return r.advance(eff)
 }
@@ -127,7 +136,7 @@ func (r *Replica) Tick(now time.Time, eligible func(id int32) bool) Effects {
 	if !r.mayPropose() || (len(keep) == len(r.isr) && len(r.doubtful) == 0) {
 		return Effects{}
 	}
-	return Effects{Propose: r.propose(keep)}
+	return Effects{Propose: r.propose(keep, r.cold)}
 }
 
 // lags says whether a member of the ISR is to leave it.
@@ -161,10 +170,10 @@ func (r *Replica) ProposalFailed(p *ISRProposal, certain bool) {
 // mayPropose says that no proposal is under way and none has just failed.
 func (r *Replica) mayPropose() bool { return r.pending == nil && !r.cooling }
 
-func (r *Replica) propose(isr []int32) *ISRProposal {
+func (r *Replica) propose(isr, cold []int32) *ISRProposal {
 	slices.Sort(isr)
 	r.pending = isr
-	p := &ISRProposal{LeaderEpoch: r.leaderEpoch, PartitionEpoch: r.partitionEpoch, Members: make([]Member, len(isr))}
+	p := &ISRProposal{LeaderEpoch: r.leaderEpoch, PartitionEpoch: r.partitionEpoch, Members: make([]Member, len(isr)), Cold: slices.Clone(cold)}
 	for i, id := range isr {
 		p.Members[i] = Member{ID: id, BrokerEpoch: -1}
 		if f := r.followers[id]; f != nil {

@@ -12,8 +12,9 @@
 //
 //	Assign                         takes an assignment of the metadata log
 //	Appended, Flushed              the local log has come further
-//	Fetched                        a follower's fetch: its progress
+//	Holds, Fetched                 a follower's fetch: what it holds, and its progress
 //	Tick                           time passes: who is to leave the ISR
+//	Judge                          how much the replicas hold locally: who is cold
 //	ProposalFailed                 an ISR change did not come about
 //
 // # A follower
@@ -41,6 +42,8 @@
 //     leader finds that it diverges (KIP-101, KIP-279, KIP-595). An answer to
 //     anything but the present position is dropped.
 //   - The bucket wins: see Assignment.BucketWins.
+//   - Who holds little locally of a tiered partition is cold, and leads only where no
+//     warm one can: see warmth.go.
 //   - Who is fenced, shutting down or registered anew does not join the ISR
 //     (KIP-841, KIP-903).
 //
@@ -103,6 +106,8 @@ type Config struct {
 	// LagMax is replica.lag.time.max.ms: how long a follower may be behind
 	// before the leader proposes to drop it from the ISR. 0 means 10 s.
 	LagMax time.Duration
+	// Warmth has a leader say who is cold: the cluster's level allows it.
+	Warmth bool
 }
 
 // Assignment is what the metadata log says of the partition.
@@ -113,6 +118,8 @@ type Assignment struct {
 	PartitionEpoch int32
 	Replicas       []int32
 	ISR            []int32
+	// Cold are the replicas that a leader has said to be cold (warmth.go).
+	Cold []int32
 	// RemoteEnd is the end of what is in the bucket. It was committed, so a new
 	// leader's watermark begins there. RemoteEpoch is the leader epoch of the last
 	// record below it, −1 if nothing is in the bucket.
@@ -179,6 +186,8 @@ type ISRProposal struct {
 	PartitionEpoch int32
 	// Members are the new ISR by id, the leader among them.
 	Members []Member
+	// Cold are all replicas that are cold, by id.
+	Cold []int32
 }
 
 // IDs are the brokers of the proposed ISR.
@@ -218,6 +227,9 @@ type Replica struct {
 	partitionEpoch int32
 	replicas       []int32
 	isr            []int32 // committed
+	cold           []int32 // committed; by id
+	// judged is when another cold set was proposed last.
+	judged time.Time
 	// pending is the ISR that was proposed and not yet answered, nil if none.
 	pending []int32
 	// doubtful are members of proposals of this partition epoch whose outcome
@@ -321,6 +333,7 @@ func (r *Replica) Assign(now time.Time, a Assignment, p Progress) Effects {
 	}
 	r.leader, r.leaderEpoch, r.partitionEpoch = a.Leader, a.LeaderEpoch, a.PartitionEpoch
 	r.replicas, r.isr = slices.Clone(a.Replicas), slices.Clone(a.ISR)
+	r.cold = slices.Sorted(slices.Values(a.Cold))
 	r.logEnd, r.flushedEnd = p.LogEnd, p.FlushedEnd
 	r.logStart, r.remoteEnd = max(r.logStart, a.LogStart), max(r.remoteEnd, a.RemoteEnd)
 
