@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -16,15 +15,6 @@ import (
 
 	"github.com/firnlog/firn/broker/adminapi"
 )
-
-// adminServer is the HTTP side: health, metrics, profiles and the tiers.
-//
-// Liveness says that the process works; the object store, which may be down for
-// hours while the disk has room, fails neither it nor readiness.
-type adminServer struct {
-	http *http.Server
-	addr net.Addr
-}
 
 // AdminAddr is the bound address of the admin server, nil without one.
 func (b *Broker) AdminAddr() net.Addr {
@@ -62,19 +52,8 @@ func (b *Broker) startAdmin() error {
 	mux.HandleFunc("GET "+adminapi.PathClusterHealth, b.whenReady(b.serveHealth))
 	mux.HandleFunc("GET "+adminapi.PathClusterBrokers, b.whenReady(b.serveBrokers))
 	mux.HandleFunc("GET "+adminapi.PathClusterPlan, b.whenReady(b.servePlan))
-	b.admin = &adminServer{addr: l.Addr(), http: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}}
-	go func() {
-		if err := b.admin.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			b.fail(fmt.Errorf("admin server: %w", err))
-		}
-	}()
-	b.undo = append(b.undo, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if err := b.admin.http.Shutdown(ctx); err != nil {
-			_ = b.admin.http.Close() // a profile that still runs is cut off
-		}
-	})
+	b.admin = newAdminServer(l, mux, defaultAdminLimits, b.log, func(err error) { b.fail(fmt.Errorf("admin server: %w", err)) })
+	b.undo = append(b.undo, b.admin.stop)
 	return nil
 }
 

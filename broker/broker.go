@@ -182,7 +182,9 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 	if cut := b.wire.Shutdown(stop); cut != nil {
 		b.log.Warn("connections were cut", "err", cut)
 	}
-	<-served
+	if end := <-served; !errors.Is(end, wire.ErrClosed) { // it may not have begun
+		err = errors.Join(err, end)
+	}
 	return err
 }
 

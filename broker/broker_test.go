@@ -5,11 +5,13 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/firnlog/firn/broker/config"
@@ -40,8 +42,16 @@ func TestProfilesArriveAtPyroscope(t *testing.T) {
 }
 
 // A broker starts over nothing, serves, and stops in order; a second one on the
-// same directory is refused while the first runs.
+// same directory is refused while the first runs. No goroutine outlives it.
 func TestStartAndStop(t *testing.T) {
+	before := runtime.NumGoroutine()
+	defer func() {
+		http.DefaultClient.CloseIdleConnections()
+		if !assert.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+1 }, 10*time.Second, 10*time.Millisecond) {
+			stacks := make([]byte, 1<<20)
+			t.Logf("goroutines are left:\n%s", stacks[:runtime.Stack(stacks, true)])
+		}
+	}()
 	dir := t.TempDir()
 	cfg, err := config.Load(config.Source{Profile: config.ProfileDev, Flags: []config.Flag{
 		{Key: "data.dir", Value: dir}, {Key: "listeners", Value: "PLAINTEXT://127.0.0.1:0"}, {Key: "admin.address", Value: "127.0.0.1:0"}}})

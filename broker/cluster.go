@@ -449,10 +449,11 @@ func (b *Broker) voters() []uuid.UUID {
 }
 
 // whileLed is ctx until nobody has led the metadata for the time of a lease: then
-// nobody is left to hand anything to.
-func (b *Broker) whileLed(ctx context.Context) (context.Context, context.CancelFunc) {
+// nobody is left to hand anything to. stop ends it, and the goroutine that looks.
+func (b *Broker) whileLed(ctx context.Context) (led context.Context, stop func()) {
 	led, cancel := context.WithCancel(ctx)
-	go func() {
+	var looking sync.WaitGroup
+	looking.Go(func() {
 		tick := time.NewTicker(b.cfg.BrokerHeartbeat)
 		defer tick.Stop()
 		last := time.Now()
@@ -468,8 +469,8 @@ func (b *Broker) whileLed(ctx context.Context) (context.Context, context.CancelF
 				}
 			}
 		}
-	}()
-	return led, cancel
+	})
+	return led, func() { cancel(); looking.Wait() }
 }
 
 // leave hands over what this node leads before it stops: its partitions, and the
@@ -483,11 +484,11 @@ func (b *Broker) leave(ctx context.Context) {
 		}
 	}
 	if others > 0 && b.cfg.ControlledShutdown {
-		handing, cancel := b.whileLed(ctx)
+		handing, stop := b.whileLed(ctx)
 		if err := b.cluster.beats.Shutdown(handing); err != nil {
 			b.log.Warn("partitions were not all handed over", "err", err)
 		}
-		cancel()
+		stop()
 	}
 	if dir, ok := b.meta.Leader(); ok && dir == b.dir.DirectoryID() && len(b.voters()) > 1 {
 		if err := b.meta.TransferLeadership(ctx); err != nil {

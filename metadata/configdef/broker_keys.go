@@ -67,7 +67,7 @@ func nodeKeys() []*Key {
 		text("data.dir", "/var/lib/firn", "The directory of this node's data.").own().alias("log.dirs", "log.dir"),
 		list("log.dirs", "/var/lib/firn", "Kafka's name for data.dir. Firn takes one directory.").alias("data.dir", "log.dir"),
 		list("log.dir", "/var/lib/firn", "Kafka's other name for data.dir.").alias("data.dir", "log.dirs"),
-		text("admin.address", "127.0.0.1:9644", "HOST:PORT of the admin HTTP server: health, metrics, tier status, pprof. Empty switches it off.").own().checked(validHostPort),
+		text("admin.address", "127.0.0.1:9644", "HOST:PORT of the admin HTTP server: health, metrics, tier status, pprof. It serves 256 connections at a time, drops those that say nothing for 2 minutes, and answers that are not read on for 30 s. Empty switches it off.").own().checked(validHostPort),
 		text("log.level", "info", "The least severe level that is logged.").in("debug", "info", "warn", "error").own(),
 		text("log.format", "text", "The form of log lines.").in("text", "json").own(),
 		text("pyroscope.address", "", "Where profiles are sent, as http://HOST:PORT. Empty sends none.").own().checked(validHTTPURL),
