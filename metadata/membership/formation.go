@@ -19,10 +19,11 @@ import (
 // to be waited for, and nothing expires.
 //
 // Acceptors are all nodes of the pool. A ballot needs the promises, and then the
-// acceptances, of max(bootstrap.expect, majority of the living candidates) of them.
-// Any two such sets have a node in common while the pool has fewer than twice
-// bootstrap.expect nodes, or while nobody's view of a larger pool lacks half of it:
-// so at most one list is ever chosen. A chosen list is bootstrapped into Raft by
+// acceptances, of bootstrap.expect of them, and of a majority of the living candidates
+// and of as many nodes as cluster.join names. Any two such sets have a node in common
+// while the pool has fewer than twice bootstrap.expect nodes, or everybody's
+// cluster.join names all of a larger one, or nobody's view of it lacks half: so at most
+// one list is ever chosen. A chosen list is bootstrapped into Raft by
 // each server on it, with the same first entry; that is why Raft state on disk
 // means that a list was chosen, and such a node never bootstraps.
 //
@@ -155,8 +156,19 @@ type View struct {
 	HasState bool
 	// Members as gossip has them, this node too.
 	Members []Member
+	// Named is how many nodes cluster.join names, this one included.
+	Named int
 	// Tried: all addresses to join were tried, so that silence means nobody.
 	Tried bool
+}
+
+// quorum is how many nodes agree on a list, where so many candidates are seen. One who
+// was told to begin alone asks nobody.
+func quorum(expect, candidates, named int) int {
+	if expect > 1 {
+		candidates = max(candidates, named)
+	}
+	return max(expect, candidates/2+1)
 }
 
 // OutcomeKind says how a node goes on.
@@ -229,7 +241,8 @@ func (f *Formation) Step(now time.Time, v *View) Step {
 	}
 	slices.SortFunc(candidates, func(a, b Member) int { return bytes.Compare(a.DirectoryID[:], b.DirectoryID[:]) })
 	rank := slices.IndexFunc(candidates, func(m Member) bool { return m.DirectoryID == f.self.DirectoryID })
-	if rank < 0 || len(candidates) < f.expect {
+	needed := quorum(f.expect, len(candidates), v.Named)
+	if rank < 0 || len(candidates) < needed {
 		f.ready = time.Time{}
 		return Step{}
 	}
@@ -243,7 +256,7 @@ func (f *Formation) Step(now time.Time, v *View) Step {
 	if now.Sub(f.ready) < wait {
 		return Step{}
 	}
-	return f.propose(now, candidates)
+	return f.propose(now, candidates, needed)
 }
 
 // chosen is the outcome for one who knows the list: those who are not on it wait
@@ -271,10 +284,10 @@ func (f *Formation) toAll(members []Member, m Message) []Outgoing {
 
 // propose begins a ballot above all that were heard of. This node promises it
 // first, so that the ledger keeps it from using the number again.
-func (f *Formation) propose(now time.Time, candidates []Member) Step {
+func (f *Formation) propose(now time.Time, candidates []Member, quorum int) Step {
 	f.phase, f.deadline = preparing, now.Add(ballotTimeout)
 	f.ballot = Ballot{Counter: max(f.highest, f.ledger.Promised.Counter) + 1, Proposer: f.self.DirectoryID}
-	f.quorum = max(f.expect, len(candidates)/2+1)
+	f.quorum = quorum
 	f.promised, f.accepted = map[uuid.UUID]bool{}, map[uuid.UUID]bool{}
 	f.best, f.value = Ballot{}, nil
 	f.asked = map[uuid.UUID]string{}

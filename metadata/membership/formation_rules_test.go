@@ -2,6 +2,7 @@ package membership
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -116,7 +117,6 @@ func TestWhoDoesNotTakePart(t *testing.T) {
 		"failed":             func(m *Member) { m.Status = Failed },
 		"checking":           func(m *Member) { m.State = Checking },
 		"another expect":     func(m *Member) { m.Expect = 5 },
-		"stopping":           func(m *Member) { m.State = Stopping },
 		"left":               func(m *Member) { m.Status = Left },
 		"formed, unknown id": func(m *Member) { m.State = Formed },
 	} {
@@ -151,6 +151,42 @@ func TestManyStartTogether(t *testing.T) {
 		require.Equal(t, i == 3, len(out) > 0)
 	}
 	require.Equal(t, servers[:3], out[0].Message.Value)
+}
+
+// A half of those that cluster.join names does not begin: the other half may be
+// beginning too.
+func TestThreeOfSixWait(t *testing.T) {
+	now := time.Unix(1, 0)
+	f, v, _ := pool(3, 3)
+	v.Named = 6
+	for range 100 {
+		now = now.Add(time.Second)
+		require.Empty(t, f.Step(now, v).Send)
+	}
+	f, v, _ = pool(3, 4)
+	v.Named = 6
+	require.Len(t, begin(t, f, v, &now), 3)
+	require.Equal(t, 4, f.quorum)
+	f, v, _ = pool(3, 3)
+	v.Named = 5
+	require.Len(t, begin(t, f, v, &now), 2)
+	require.Equal(t, 1, quorum(1, 1, 6), "it was told to begin alone")
+}
+
+// Whoever names this node may do so by what it is called, or by its address.
+func TestNamed(t *testing.T) {
+	m := &Membership{opts: Options{Advertise: "me:7946"}, self: Member{Tags: Tags{ClusterAddr: "broker-1:9094"}, GossipAddr: netip.MustParseAddrPort("10.0.0.1:7946")}}
+	for want, join := range map[int][]string{
+		1: {},
+		2: {"broker-2:7946"},
+		3: {"broker-1:7946", "broker-2:7946", "broker-3:7946", "broker-3:7946"},
+		4: {"10.0.0.1:7946", "a:1", "b:1", "c:1"},
+		5: {"me:7946", "a:1", "b:1", "c:1", "d:1"},
+		6: {"broker-1:7947", "a:1", "b:1", "c:1", "d:1"},
+	} {
+		m.opts.Join = join
+		require.Equal(t, want, m.named())
+	}
 }
 
 func FuzzLedger(f *testing.F) {

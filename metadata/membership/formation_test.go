@@ -48,7 +48,9 @@ type simWorld struct {
 	cut    [][]bool // calls do not pass; gossip may say otherwise
 	blind  [][]bool // gossip of the second has not reached the first
 	log    []string
-	haste  int // the most ms between two steps: with many of them all propose at once
+	named  int  // how many nodes everybody's cluster.join names
+	apart  bool // two halves do not hear of each other before the calm
+	haste  int  // the most ms between two steps: with many of them all propose at once
 }
 
 func newSimWorld(t testing.TB, seed uint64) *simWorld {
@@ -56,13 +58,30 @@ func newSimWorld(t testing.TB, seed uint64) *simWorld {
 	w.haste = []int{100, 400, 4000}[w.rand.IntN(3)]
 	w.expect = []int{1, 2, 2, 3, 3, 3, 3, 5}[w.rand.IntN(8)]
 	n := w.expect + w.rand.IntN(w.expect) // below twice that
+	if w.expect > 1 && w.rand.IntN(3) == 0 {
+		// A larger pool whose nodes are all named.
+		n = w.expect * (2 + w.rand.IntN(2))
+		w.named, w.apart = n, true
+	}
 	for i := range n {
 		var id uuid.UUID
 		binary.BigEndian.PutUint64(id[:], uint64(w.rand.IntN(1000)*100+i+1))
 		w.nodes = append(w.nodes, &simNode{self: Server{DirectoryID: id, Address: fmt.Sprint(i)}})
 		w.cut, w.blind = append(w.cut, make([]bool, n)), append(w.blind, make([]bool, n))
 	}
+	for i := range n {
+		for j := range n {
+			w.cut[i][j] = w.separate(i, j)
+			w.blind[i][j] = w.cut[i][j]
+		}
+	}
 	return w
+}
+
+// separate reports whether two nodes are in different halves of a pool that is apart.
+func (w *simWorld) separate(i, j int) bool {
+	half := len(w.nodes) / 2
+	return w.apart && (i < half) != (j < half)
 }
 
 func (w *simWorld) trace(format string, args ...any) {
@@ -115,7 +134,7 @@ func copied(t testing.TB, l Ledger) Ledger {
 }
 
 func (w *simWorld) view(i int) *View {
-	v := &View{HasState: w.nodes[i].hasState(), Tried: true}
+	v := &View{HasState: w.nodes[i].hasState(), Named: w.named, Tried: true}
 	for j, n := range w.nodes {
 		if j != i && (w.blind[i][j] || n.f == nil && w.rand.IntN(4) != 0) { // gossip knows late of a death
 			continue
@@ -262,9 +281,9 @@ func (w *simWorld) chaos(steps int) {
 				w.trace("%d crashes", i)
 			}
 		case 3:
-			w.cut[i][j] = !w.cut[i][j]
+			w.cut[i][j] = !w.cut[i][j] || w.separate(i, j)
 		case 4:
-			w.blind[i][j] = !w.blind[i][j]
+			w.blind[i][j] = !w.blind[i][j] || w.separate(i, j)
 		case 5:
 			if w.rand.IntN(8) == 0 {
 				w.raft()
@@ -281,6 +300,7 @@ func (w *simWorld) chaos(steps int) {
 // (expect-1)/2 nodes none can be missing for ever.
 func (w *simWorld) calm() {
 	n := len(w.nodes)
+	w.apart = false
 	down := -1
 	if n > w.expect && w.expect > 2 {
 		down = w.rand.IntN(n)

@@ -312,7 +312,7 @@ func (c *course) step() error {
 		}
 	}
 	members := m.Members()
-	s := c.machine.Step(now, &View{HasState: c.formed, Members: members, Tried: true})
+	s := c.machine.Step(now, &View{HasState: c.formed, Members: members, Named: m.named(), Tried: true})
 	if err := c.save(); err != nil {
 		return err
 	}
@@ -476,5 +476,7 @@ func (c *course) explain(now time.Time, members []Member) {
 		}
 	}
 	slices.Sort(seen)
-	c.f.log.Info("cluster: waits for brokers to begin with", "bootstrap.expect", c.f.o.Expect, "candidates", candidates, "seen", strings.Join(seen, "; "))
+	named := c.f.o.Membership.named()
+	c.f.log.Info("cluster: waits for brokers to begin with", "needed", quorum(c.f.o.Expect, candidates, named), "candidates", candidates,
+		"bootstrap.expect", c.f.o.Expect, "named by cluster.join", named, "seen", strings.Join(seen, "; "))
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -88,6 +90,23 @@ func (m *Membership) addresses() []string {
 		}
 	}
 	return all
+}
+
+// named is how many nodes cluster.join names. This one is among them, whether it is
+// named or not.
+func (m *Membership) named() int {
+	own := m.own()
+	host, _, err := net.SplitHostPort(own.ClusterAddr)
+	names := map[string]bool{}
+	itself := 1
+	for _, name := range m.opts.Join {
+		names[name] = true
+		port := strconv.Itoa(int(own.GossipAddr.Port()))
+		if name == m.opts.Advertise || name == own.GossipAddr.String() || err == nil && name == net.JoinHostPort(host, port) {
+			itself = 0
+		}
+	}
+	return len(names) + itself
 }
 
 // amongItsOwn reports whether another living member belongs to this node's cluster.

@@ -120,7 +120,7 @@ func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raf
 	node := map[uuid.UUID]int32{}
 	successor := map[int32]uuid.UUID{} // the living directory of a node id
 	for _, m := range k.o.Members() {
-		all[m.DirectoryID] = Standing{DirectoryID: m.DirectoryID, Address: m.ClusterAddr, Alive: m.Status == Alive && (m.State == Formed || m.State == Stopping)}
+		all[m.DirectoryID] = Standing{DirectoryID: m.DirectoryID, Address: m.ClusterAddr, Alive: m.Status == Alive && m.State == Formed}
 		left[m.DirectoryID] = m.Status == Left
 		node[m.DirectoryID] = m.NodeID
 		if all[m.DirectoryID].Alive {

@@ -22,11 +22,9 @@ const (
 	Forming
 	// Formed: it has Raft state, or joined a cluster that has.
 	Formed
-	// Stopping: an orderly shutdown is under way.
-	Stopping
 )
 
-var stateNames = [...]string{"checking", "forming", "formed", "stopping"}
+var stateNames = [...]string{"checking", "forming", "formed"}
 
 func (s State) String() string {
 	if int(s) < len(stateNames) {
@@ -63,8 +61,6 @@ type Tags struct {
 	// Expect is its bootstrap.expect.
 	Expect int
 	State  State
-	// Begun is the attempt that it bootstrapped Raft with, 0 for none: see Formation.
-	Begun uint64
 	// Incarnation tells one life of a process from another. Open makes it.
 	Incarnation string
 }
@@ -102,7 +98,6 @@ const (
 	tagVersion     = "v"
 	tagExpect      = "x"
 	tagState       = "s"
-	tagBegun       = "b"
 	tagIncarnation = "i"
 )
 
@@ -117,9 +112,6 @@ func (t *Tags) encode() (map[string]string, error) {
 		tagNode: strconv.Itoa(int(t.NodeID)), tagAddr: t.ClusterAddr, tagCluster: t.ClusterID, tagWanted: t.WantedCluster,
 		tagRack: t.Rack, tagVersion: t.Version, tagExpect: strconv.Itoa(t.Expect), tagState: strconv.Itoa(int(t.State)),
 		tagIncarnation: t.Incarnation,
-	}
-	if t.Begun != 0 {
-		all[tagBegun] = strconv.FormatUint(t.Begun, 10)
 	}
 	if t.WantedCluster == t.ClusterID {
 		delete(all, tagWanted)
@@ -159,11 +151,6 @@ func decodeTags(all map[string]string) (Tags, error) {
 		return Tags{}, fmt.Errorf("%w: state %q", errTags, all[tagState])
 	}
 	t.State = State(state)
-	if text := all[tagBegun]; text != "" {
-		if t.Begun, err = strconv.ParseUint(text, 10, 64); err != nil {
-			return Tags{}, fmt.Errorf("%w: attempt %q", errTags, text)
-		}
-	}
 	return t, nil
 }
 

@@ -96,7 +96,7 @@ func TestMembersFindEachOther(t *testing.T) {
 	for _, n := range []*node{one, two, three} {
 		n.await(t, "two others", func(Event) bool { return len(n.Members()) == 3 })
 	}
-	require.NoError(t, one.SetTags(func(tags *Tags) { tags.ClusterID, tags.State, tags.Begun = "cluster", Formed, 5 }))
+	require.NoError(t, one.SetTags(func(tags *Tags) { tags.ClusterID, tags.State = "cluster", Formed }))
 	e := three.await(t, "tags", func(e Event) bool { return e.Kind == MemberUpdated && e.Member.NodeID == 1 && e.Member.State == Formed })
 	require.Equal(t, one.Self().Tags, e.Member.Tags)
 	require.Equal(t, one.Addr(), e.Member.GossipAddr.String())
@@ -238,13 +238,13 @@ func TestPastLifeIsNoDouble(t *testing.T) {
 }
 
 func TestTags(t *testing.T) {
-	full := Tags{NodeID: 7, ClusterAddr: "h:1", ClusterID: "c", WantedCluster: "w", Rack: "r", Version: "v", Expect: 3, State: Stopping, Begun: 9, Incarnation: "i"}
+	full := Tags{NodeID: 7, ClusterAddr: "h:1", ClusterID: "c", WantedCluster: "w", Rack: "r", Version: "v", Expect: 3, State: Formed, Incarnation: "i"}
 	encoded, err := full.encode()
 	require.NoError(t, err)
 	again, err := decodeTags(encoded)
 	require.NoError(t, err)
 	require.Equal(t, full, again)
-	for name, bad := range map[string]string{tagNode: "x", tagExpect: "0", tagState: "-1", tagBegun: "y"} {
+	for name, bad := range map[string]string{tagNode: "x", tagExpect: "0", tagState: "-1"} {
 		encoded, err := full.encode()
 		require.NoError(t, err)
 		encoded[name] = bad
@@ -305,9 +305,9 @@ func FuzzPeers(f *testing.F) {
 }
 
 func FuzzTags(f *testing.F) {
-	f.Add("1", "3", "1", "5")
-	f.Fuzz(func(t *testing.T, node, expect, state, begun string) {
-		tags, err := decodeTags(map[string]string{tagNode: node, tagExpect: expect, tagState: state, tagBegun: begun})
+	f.Add("1", "3", "1")
+	f.Fuzz(func(t *testing.T, node, expect, state string) {
+		tags, err := decodeTags(map[string]string{tagNode: node, tagExpect: expect, tagState: state})
 		if err == nil {
 			require.GreaterOrEqual(t, tags.NodeID, int32(0))
 			require.Positive(t, tags.Expect)
