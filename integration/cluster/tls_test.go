@@ -3,6 +3,7 @@ package cluster
 import (
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -96,8 +97,11 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, raw.SetDeadline(time.Now().Add(10*time.Second)))
 	_, err = raw.Write(helloBytes)
 	require.NoError(t, err)
-	answer, _ := io.ReadAll(raw) // its end may be a reset
-	require.NotContains(t, string(answer), "FIRNLINK", "a hello in the clear was answered")
+	answer, err := io.ReadAll(raw)
+	require.NoError(t, err)
+	const helloRefuses = 2
+	require.Contains(t, string(answer), "set cluster.tls.cert", "one without TLS is not told why")
+	require.EqualValues(t, helloRefuses, answer[10], "a hello in the clear was answered with another than a refusal: %q", answer)
 	expired, foreign := ca.sign(time.Now().Add(-time.Minute), "127.0.0.1"), otherCA.good()
 	for _, k := range []struct {
 		who   string
@@ -136,6 +140,115 @@ func TestTLS(t *testing.T) {
 	require.LessOrEqual(t, pause, killLeader.pause)
 	s.awaitTiered()
 	along.seen(t)
+	s.finish()
+	s.compareDisks()
+}
+
+// TestTLSStrangers starts brokers that have the gossip key and no place under the
+// cluster's TLS: each is refused at start, or says why it waits, and the cluster says
+// the same.
+func TestTLSStrangers(t *testing.T) {
+	if !long() {
+		t.Parallel()
+	}
+	ca, otherCA := newAuthority(t, "firn"), newAuthority(t, "another")
+	s := startSecure(t, ca, nil)
+	secured := func(c *harness.Cluster, id identity, trust *authority) *fleet.Broker {
+		t.Helper()
+		b, err := c.Add()
+		require.NoError(t, err)
+		f := newTLSFiles(t)
+		f.identify(id)
+		f.trust(trust)
+		b.Set = f.settings()
+		return b
+	}
+	// What it can know by itself it says at start.
+	refused(t, secured(s.c, ca.sign(time.Now().Add(-time.Minute), "127.0.0.1"), ca), "cluster.tls.cert", "expired")
+	refused(t, secured(s.c, ca.sign(time.Now().Add(time.Hour), "broker-9"), ca), "cluster.tls.cert", "cluster.advertised", "they reach this one as 127.0.0.1")
+	refused(t, secured(s.c, ca.good(), otherCA), "cluster.tls.cert", "unknown authority")
+
+	// What it cannot know it says once it knocks, as do those at whom it does.
+	keptOut := func(c *harness.Cluster, b *fleet.Broker, own, others []string) {
+		t.Helper()
+		from := len(logOf(t, c.Brokers[0]))
+		require.NoError(t, b.Launch())
+		awaitLog(t, b, 0, own...)
+		awaitLog(t, c.Brokers[0], from, others...)
+		status, body, err := b.Get(t.Context(), "/readyz")
+		require.NoError(t, err)
+		require.Equal(t, http.StatusServiceUnavailable, status, "a broker that TLS keeps out serves: %s", body)
+		c.KillBroker(b)
+	}
+	keptOut(s.c, secured(s.c, otherCA.good(), otherCA),
+		[]string{"its certificate is not accepted here", "cluster.tls.ca", "unknown authority"},
+		[]string{"the certificate of this broker is not accepted there", "cluster.tls.ca"})
+	plain, err := s.c.Add()
+	require.NoError(t, err)
+	mixed := []string{"only one of the two uses it", "set cluster.tls.cert, cluster.tls.key and cluster.tls.ca on all brokers, or on none"}
+	keptOut(s.c, plain, mixed, mixed)
+
+	open := harness.StartCluster(t, harness.ClusterOptions{Brokers: 1, Set: settings()})
+	keptOut(open, secured(open, ca.good(), ca), mixed, mixed)
+	open.AwaitWhole()
+
+	s.progress(100, harnessLimit)
+	s.c.AwaitWhole()
+	require.LessOrEqual(t, s.pauses(), soon)
+	s.finish()
+	s.compareDisks()
+}
+
+// TestTLSRenewal replaces certificates and then the authority by rolling restarts, as
+// docs/cluster.md says, with clients attached.
+func TestTLSRenewal(t *testing.T) {
+	if !long() {
+		t.Parallel()
+	}
+	before, after := newAuthority(t, "before"), newAuthority(t, "after")
+	s := startSecure(t, before, nil)
+	// roll replaces files of one broker after the other and restarts it; each is
+	// whole among others that have the files from before.
+	roll := func(replace func(f *tlsFiles)) {
+		t.Helper()
+		for _, b := range s.c.Brokers {
+			replace(s.files[b.ID])
+			s.c.StopBroker(b)
+			s.c.StartBroker(b)
+			s.c.AwaitWhole()
+		}
+		s.progress(50, harnessLimit)
+	}
+	serves := func(b *fleet.Broker, id identity) {
+		t.Helper()
+		_, cert := shake(t, b, &id)
+		require.Zero(t, id.serial.Cmp(cert.SerialNumber), "broker %d shows another certificate than its new one", b.ID)
+	}
+	renewed := map[*tlsFiles]identity{}
+	renew := func(f *tlsFiles, ca *authority) {
+		renewed[f] = ca.good()
+		f.identify(renewed[f])
+	}
+	// New certificates of the old authority, and the new authority known beside it.
+	roll(func(f *tlsFiles) { renew(f, before); f.trust(before, after) })
+	for _, b := range s.c.Brokers {
+		serves(b, renewed[s.files[b.ID]])
+	}
+	// Certificates of the new one, which everybody knows by now.
+	roll(func(f *tlsFiles) { renew(f, after) })
+	for _, b := range s.c.Brokers {
+		serves(b, renewed[s.files[b.ID]])
+	}
+	// The old one is forgotten.
+	roll(func(f *tlsFiles) { f.trust(after) })
+	old := before.good()
+	conn, _ := shake(t, s.c.Brokers[0], &old)
+	_, err := io.ReadAll(conn)
+	require.ErrorContains(t, err, "unknown certificate authority")
+
+	pause := s.pauses()
+	t.Logf("longest pause of three rolling restarts: %v", pause)
+	require.LessOrEqual(t, pause, rollingRestart.pause)
 	s.finish()
 	s.compareDisks()
 }
