@@ -13,10 +13,12 @@
 // [Node.Listen] or a process that [Node.Start] starts.
 //
 // A cut drops packets in the router without a word to either side, as a broken
-// cable does: connections stay, and go on when the cut heals. Nothing here adds
-// delay: the kernels this runs on need not have netem.
+// cable does: connections stay, and go on when the cut heals. [Weather] loses single
+// packets and delays them, in this process: the kernels this runs on need not have
+// netem.
 //
 // The package needs root and the program ip (and tc for [Network.Rate]);
 // [ErrCannot] says what is missing. Its methods may be used by many goroutines;
-// it runs one goroutine for each [Network.Flap].
+// it runs one goroutine for each [Network.Flap], and, from the first
+// [Network.SetWeather] to Close, one and another for each direction that has weather.
 package netns

@@ -20,6 +20,10 @@ type Network struct {
 	mu    sync.Mutex
 	nodes []*Node
 	cuts  map[direction]bool
+	// weather has the directions that lead through sky, which is nil while there were
+	// none.
+	weather map[direction]bool
+	sky     *sky
 }
 
 // Node is a namespace with one address.
@@ -52,7 +56,7 @@ func New(names ...string) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{hub: hub, cuts: make(map[direction]bool)}
+	n := &Network{hub: hub, cuts: make(map[direction]bool), weather: make(map[direction]bool)}
 	if err := n.begin(names); err != nil {
 		n.Close()
 		return nil, err
@@ -128,6 +132,10 @@ func (n *Network) Node(name string) *Node {
 func (n *Network) Close() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.sky != nil {
+		_ = n.sky.close() // the device goes with it
+		n.sky = nil
+	}
 	for _, x := range n.nodes {
 		x.space.file.Close()
 	}
