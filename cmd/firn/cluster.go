@@ -13,7 +13,7 @@ import (
 
 func (a *app) clusterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "See how the cluster is, and change who is in it"}
-	cmd.AddCommand(a.clusterHealth(), a.clusterBrokers(), a.clusterRebalance(), a.clusterDrain(), a.clusterDecommission(), a.clusterConfig())
+	cmd.AddCommand(a.clusterHealth(), a.clusterBrokers(), a.clusterRebalance(), a.clusterDrain(), a.clusterDecommission(), a.clusterConfig(), a.clusterFeatures())
 	return cmd
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/adminapi"
@@ -276,4 +277,49 @@ func TestBootstrapThatIsNoBroker(t *testing.T) {
 	}()
 	c := &cli{t: t, bootstrap: l.Addr().String()}
 	require.Contains(t, c.fails("topic", "list"), "it does not speak Kafka (is it the admin address?)")
+}
+
+// In the middle of a rolling upgrade the older program says how far the cluster can
+// go: here broker 1 knows level 3 and nothing of new.feature.
+func TestFeaturesThatAllBrokersKnow(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(3))
+	require.NoError(t, err)
+	t.Cleanup(cluster.Close)
+	cluster.ControlKey(int16(kmsg.ApiVersions), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		resp := r.ResponseKind().(*kmsg.ApiVersionsResponse)
+		for key, newest := range map[kmsg.Key]int16{kmsg.ApiVersions: 3, kmsg.Metadata: 12} {
+			k := kmsg.NewApiVersionsResponseApiKey()
+			k.ApiKey, k.MaxVersion = int16(key), newest
+			resp.ApiKeys = append(resp.ApiKeys, k)
+		}
+		support := func(name string, newest int16) {
+			f := kmsg.NewApiVersionsResponseSupportedFeature()
+			f.Name, f.MinVersion, f.MaxVersion = name, 1, newest
+			resp.SupportedFeatures = append(resp.SupportedFeatures, f)
+		}
+		if cluster.CurrentNode() == 1 {
+			support("firn.version", 3)
+		} else {
+			support("new.feature", 1)
+			support("firn.version", 4)
+		}
+		f := kmsg.NewApiVersionsResponseFinalizedFeature()
+		f.Name, f.MinVersionLevel, f.MaxVersionLevel = "firn.version", 2, 2
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, f)
+		resp.SetVersion(r.GetVersion())
+		return resp, nil, true
+	})
+	c := &cli{t: t, bootstrap: cluster.ListenAddrs()[0]}
+	require.Equal(t, `FEATURE       LEVEL  ALL BROKERS KNOW
+firn.version      2  1..3
+new.feature       0  0..0
+`, c.ok("", "cluster", "features"))
+	var lines []featureLine
+	require.NoError(t, json.Unmarshal([]byte(c.ok("", "cluster", "features", "-o", "json")), &lines))
+	require.Equal(t, []featureLine{{Feature: "firn.version", Level: 2, Min: 1, Max: 3}, {Feature: "new.feature"}}, lines)
+
+	c.terminal = true
+	require.Equal(t, "raise firn.version=3? Programs that do not know it are refused from then on. [y/N] firn: nothing was changed",
+		c.fails("cluster", "features", "--upgrade", "firn.version=3"))
 }

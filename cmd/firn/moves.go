@@ -198,7 +198,7 @@ func (a *app) awaitMoves(ctx context.Context, admin *kadm.Client, moves []admina
 		select {
 		case <-ctx.Done():
 			p.finish()
-			return fmt.Errorf("%w: %s still being moved, which goes on without this command", ctx.Err(), plural(n, "partition"))
+			return fmt.Errorf("interrupted with %s still on the move, which goes on without this command", plural(n, "partition"))
 		case <-time.After(movePollEvery):
 		}
 	}
@@ -299,11 +299,7 @@ func (a *app) unregister(ctx context.Context, id int32) error {
 	if err != nil {
 		return fmt.Errorf("forget broker %d: %w", id, err)
 	}
-	message := ""
-	if resp.ErrorMessage != nil {
-		message = *resp.ErrorMessage
-	}
-	return refused(fmt.Sprintf("broker %d", id), kerr.ErrorForCode(resp.ErrorCode), message)
+	return refused(fmt.Sprintf("broker %d", id), kerr.ErrorForCode(resp.ErrorCode), deref(resp.ErrorMessage))
 }
 
 func (a *app) topicReassign() *cobra.Command {

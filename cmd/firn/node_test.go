@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/firnlog/firn/broker"
 	"github.com/firnlog/firn/broker/adminapi"
 	"github.com/firnlog/firn/broker/config"
+	"github.com/firnlog/firn/metadata/command"
 )
 
 // startNode runs `firn dev` in this process, on ports that the system chooses,
@@ -111,6 +113,10 @@ func TestJourneyOnARealNode(t *testing.T) {
 	require.Equal(t, "changed for all brokers: log.retention.ms\n", c.ok("", "cluster", "config", "--unset", "log.retention.ms"))
 	require.Contains(t, c.fails("cluster", "config", "-c", "log.retention.mss=1"), "log.retention.mss")
 	require.Contains(t, c.fails("cluster", "config", "--unset", "nonsense"), "Unknown broker config name: nonsense (INVALID_CONFIG)")
+	level := strconv.Itoa(int(command.MaxLevel))
+	require.Regexp(t, `(?m)^firn\.version +`+level+`  1\.\.`+level+`$`, c.ok("", "cluster", "features"))
+	require.Equal(t, "firn.version is at level "+level+"\n", c.ok("", "cluster", "features", "--upgrade", "firn.version="+level))
+	require.Contains(t, c.fails("cluster", "features", "--upgrade", "firn.version=99"), "the brokers do not support this level of feature firn.version (INVALID_UPDATE_VERSION)")
 	require.Contains(t, c.ok("", "cluster", "health"), " is ok\n")
 	require.Contains(t, c.ok("", "cluster", "brokers"), " 1  up ")
 	require.Equal(t, "nothing to move\n", c.ok("", "cluster", "rebalance", "--dry-run"))

@@ -35,6 +35,8 @@ func TestMistakesInUse(t *testing.T) {
 		{"topic list --bootstrap-server=", "--bootstrap-server is empty; write HOST:PORT, such as 127.0.0.1:9092"},
 		{"topic alter orders -p -3", "--partitions: got -3, want more than the topic has"},
 		{"group list --state Stabel", "--state: got \"Stabel\", want some of Stable, Empty, PreparingRebalance, CompletingRebalance, Assigning, Reconciling, Dead, NotReady"},
+		{"bench produce orders --rate -1", "--rate: at least 0"},
+		{"cluster features --upgrade firn.version", "--upgrade firn.version: write NAME=LEVEL, such as firn.version=2; `firn cluster features` lists them"},
 		{"produce orders -p 9", "topic orders has no partition 9: it has 3, from 0 on"},
 	} {
 		require.Equal(t, "firn: "+mistake.want, c.fails(strings.Fields(mistake.line)...), mistake.line)
