@@ -104,6 +104,51 @@ func TestFollowersFetchInTheirOwnName(t *testing.T) {
 	require.EqualValues(t, 2, fetchOne(three, as(3, 2), 17).HighWatermark, "3 says so itself")
 }
 
+// Replica id −2 looks at any replica: its own end, and what it knows to be committed.
+func TestDebuggingReplicaReadsFollowers(t *testing.T) {
+	b := startData(t)
+	id := b.topic("t", nil, onBrokers(1, 2))
+	c := b.dial()
+	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("a", "b")), 9).ErrorCode)
+	require.EqualValues(t, 2, fetchOne(b.dialPeer(2), followerFetch("t", id, 2), 17).HighWatermark)
+	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("c")), 9).ErrorCode)
+	b.edit(func(e *metadata.Editor) {
+		tp := record.TopicPartition{Topic: id}
+		next := *b.meta.Image().Partition(tp)
+		next.Leader, next.LeaderEpoch = 2, next.LeaderEpoch+1
+		e.PutPartition(tp, &next)
+	})
+	committed := len(fetchOne(c, fetchFrom("t", id, 0, 0, 1, 0), 18).RecordBatches)
+	require.Positive(t, committed)
+	offsets := func(replica int32, at int64, v int16) kmsg.ListOffsetsResponseTopicPartition {
+		req := kmsg.NewPtrListOffsetsRequest()
+		rt, rp := kmsg.NewListOffsetsRequestTopic(), kmsg.NewListOffsetsRequestTopicPartition()
+		rp.Timestamp, rt.Topic = at, "t"
+		rt.Partitions = append(rt.Partitions, rp)
+		req.ReplicaID, req.Topics = replica, append(req.Topics, rt)
+		return ask[*kmsg.ListOffsetsResponse](c, req, v).Topics[0].Partitions[0]
+	}
+	eachVersion(t, 2, func(t *testing.T, v int16) {
+		require.Equal(t, kerr.NotLeaderForPartition.Code, offsets(-1, tsLatest, v).ErrorCode)
+		end := offsets(debuggingReplica, tsLatest, v)
+		require.Zero(t, end.ErrorCode)
+		require.EqualValues(t, 3, end.Offset)
+		require.Zero(t, offsets(debuggingReplica, tsEarliest, v).Offset)
+		require.Zero(t, offsets(debuggingReplica, 0, v).ErrorCode)
+	})
+	eachVersion(t, 1, func(t *testing.T, v int16) {
+		req := fetchFrom("t", id, 0, 0, 1, 0)
+		if v < 11 { // later ones may read followers anyway (KIP-392)
+			require.Equal(t, kerr.NotLeaderForPartition.Code, fetchOne(c, req, v).ErrorCode)
+		}
+		req.ReplicaID, req.ReplicaState.ID = debuggingReplica, debuggingReplica
+		p := fetchOne(c, req, v)
+		require.Zero(t, p.ErrorCode)
+		require.EqualValues(t, 2, p.HighWatermark)
+		require.Len(t, p.RecordBatches, committed, "the third record is not committed")
+	})
+}
+
 // An incremental fetch by the wire: it tells what is new, in what the client has
 // named by id or by name.
 func TestIncrementalFetch(t *testing.T) {

@@ -105,15 +105,22 @@ func (s *Server) offset(ctx context.Context, r *wire.Request, req *kmsg.ListOffs
 	if r.Version >= 4 {
 		current = record.Epoch(rp.CurrentLeaderEpoch)
 	}
-	if err := p.CheckLeader(current); err != nil {
+	check, debugging := p.CheckLeader, req.ReplicaID == debuggingReplica
+	if debugging {
+		check = p.CheckReader
+	}
+	if err := check(current); err != nil {
 		return err
 	}
 	st := p.State()
 	upTo := st.HighWatermark
-	if req.IsolationLevel == 1 {
+	switch {
+	case debugging: // who asks a replica wants its own end
+		upTo = st.LogEnd
+	case req.IsolationLevel == 1:
 		upTo = st.LastStable
 	}
-	if !st.WatermarkKnown && (rp.Timestamp >= 0 || rp.Timestamp == tsLatest || rp.Timestamp == tsMax) {
+	if !debugging && !st.WatermarkKnown && (rp.Timestamp >= 0 || rp.Timestamp == tsLatest || rp.Timestamp == tsMax) {
 		if r.Version >= 5 {
 			return kerr.OffsetNotAvailable
 		}

@@ -136,6 +136,14 @@ func (p *Partition) Read(r Read) (ReadResult, error) {
 	return res, nil
 }
 
+// CheckReader is CheckLeader for one who may also read a follower: nil where this
+// broker has a replica that serves reads, of the epoch that the client named.
+func (p *Partition) CheckReader(current record.Epoch) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.admitReadLocked(&Read{Current: current, AnyReplica: true})
+}
+
 // admitReadLocked says whether the reader may read here at all.
 func (p *Partition) admitReadLocked(r *Read) error {
 	switch {
