@@ -67,7 +67,7 @@ func (h *host) progress() replica.Progress {
 
 func (h *host) config(state *metadata.Partition) replica.Config {
 	img := h.p.image
-	return replica.Config{Fsync: h.t.topic.fsync, MinISR: metadata.MinISR(img, img.Topic(h.t.tp.Topic), state.Factor()), LagMax: h.p.w.plan.lagMax}
+	return replica.Config{Fsync: h.t.topic.fsync, MinISR: metadata.MinISR(img, img.Topic(h.t.tp.Topic), state.Factor()), LagMax: h.p.w.plan.lagMax, Warmth: true}
 }
 
 // place makes a partition fit the process's image: here or not here, leader or
@@ -92,7 +92,7 @@ func (p *proc) place(t *truth) {
 
 func assignment(s *metadata.Partition) replica.Assignment {
 	return replica.Assignment{Leader: s.Leader, LeaderEpoch: s.LeaderEpoch, PartitionEpoch: s.PartitionEpoch, Replicas: s.Replicas,
-		ISR: s.ISR, RemoteEnd: s.RemoteEnd, RemoteEpoch: s.RemoteEpoch, LogStart: s.LogStart}
+		ISR: s.ISR, RemoteEnd: s.RemoteEnd, RemoteEpoch: s.RemoteEpoch, LogStart: s.LogStart, Cold: s.Cold}
 }
 
 // open opens or makes a partition's log (partition.Set.open).
@@ -283,7 +283,7 @@ func (h *host) wake() {
 // propose sends an ISR change to the metadata log (partition.Set.propose).
 func (h *host) propose(pr *replica.ISRProposal) {
 	h.p.w.count.isrChanges++
-	change := command.ISRChange{Partition: h.t.tp, LeaderEpoch: pr.LeaderEpoch, PartitionEpoch: pr.PartitionEpoch}
+	change := command.ISRChange{Partition: h.t.tp, LeaderEpoch: pr.LeaderEpoch, PartitionEpoch: pr.PartitionEpoch, Cold: pr.Cold}
 	for _, m := range pr.Members {
 		change.ISR = append(change.ISR, command.ISRMember{BrokerID: m.ID, BrokerEpoch: m.BrokerEpoch})
 	}
@@ -392,9 +392,9 @@ func (h *host) poll() {
 		return
 	}
 	h.asking, h.asked = true, pos
-	w, p, epoch := h.p.w, h.p, h.p.epoch
+	w, p, epoch, start := h.p.w, h.p, h.p.epoch, h.log.start
 	call(w, p, pos.Leader, w.plan.fetchWait+2*time.Second, false,
-		func(l *proc, reply func(fetched)) { l.serveFetch(h.t, p.id, epoch, pos, reply) },
+		func(l *proc, reply func(fetched)) { l.serveFetch(h.t, p.id, epoch, pos, start, reply) },
 		func(f fetched, err error) {
 			if p.hosts[h.t.index] != h {
 				return
@@ -491,7 +491,7 @@ func (h *host) truncate(d replica.Decision) {
 const maxBatches = 4
 
 // serveFetch answers a follower (partition.Partition.Read for a replica).
-func (p *proc) serveFetch(t *truth, id int32, brokerEpoch int64, pos replica.Position, reply func(fetched)) {
+func (p *proc) serveFetch(t *truth, id int32, brokerEpoch int64, pos replica.Position, start record.Offset, reply func(fetched)) {
 	h := p.hosts[t.index]
 	refuse := func() { reply(fetched{reply: replica.Reply{Kind: replica.ReplyRefused}}) }
 	// Followers are served without a lease: what they take under this leader's epoch
@@ -512,6 +512,7 @@ func (p *proc) serveFetch(t *truth, id int32, brokerEpoch int64, pos replica.Pos
 		reply(fetched{reply: tell})
 		return
 	}
+	h.rep.Holds(id, brokerEpoch, start, h.log)
 	h.effects(h.rep.Fetched(p.clock(), id, brokerEpoch, pos.Offset, b.Eligible() && b.Epoch == brokerEpoch))
 	switch {
 	case pos.Offset < logStart:
@@ -569,5 +570,6 @@ func (h *host) leads() bool { return h != nil && !h.restoring && h.rep.Role() ==
 func (h *host) tick() {
 	img := h.p.image
 	h.effects(h.rep.Tick(h.p.clock(), func(id int32) bool { return img.Broker(id).Eligible() }))
+	h.effects(h.rep.Judge(h.p.clock(), h.log))
 	h.poll()
 }

@@ -180,6 +180,19 @@ func (l *modelLog) resetTo(off record.Offset, chain uint64, epochs []commitlog.E
 	l.producers = l.producersAt(0)
 }
 
+// Start implements replica.Local.
+func (l *modelLog) Start() record.Offset { return l.start }
+
+// Below implements replica.Local: a batch has as many bytes as records.
+func (l *modelLog) Below(at record.Offset) (segments int, bytes, of int64) {
+	for _, end := range append(slices.Clone(l.seals), l.end()) {
+		if end <= at {
+			segments, bytes = segments+1, int64(end-l.start)
+		}
+	}
+	return segments, bytes, int64(l.end() - l.start)
+}
+
 // trimTo drops the sealed segments that end at or below off.
 func (l *modelLog) trimTo(off record.Offset) {
 	n := 0

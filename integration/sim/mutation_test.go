@@ -23,7 +23,8 @@ type mutation struct {
 	old, new string
 }
 
-// mutations are the fences without which records are lost, or the cluster stops.
+// mutations are the fences without which records are lost, or the cluster stops, and
+// what is chosen between equals.
 // Not among them is what another fence makes up for: whether a member of an ISR is
 // active is looked at when it is asked for and when the partition settles, an
 // earlier life's fetch is refused by the leader's image and by the metadata, and
@@ -66,6 +67,8 @@ var mutations = []mutation{
 		"&lease{Status: Status{Epoch: b.Epoch}, since: now}", "&lease{Status: Status{Epoch: b.Epoch}, since: now.Add(-l.opts.Session)}"},
 	{"a follower's watermark ends with its log", "broker/replica/follower.go",
 		"return r.raise(Effects{}, min(hw, r.logEnd))", "return r.raise(Effects{}, hw)"},
+	{"a warm replica leads before a cold one", "metadata/fsm/settle.go",
+		"\t\tif p.Warm(id) {\n", "\t\tif id >= 0 {\n"},
 	{"when a reassignment completes", "metadata/fsm/settle.go",
 		"isSubset(target, keep(next.ISR, eligible)) {", "isSubset(target, keep(next.Replicas, eligible)) {"},
 }

@@ -174,6 +174,7 @@ func (t *truth) changed(old, now *metadata.Partition) {
 	if now.LeaderEpoch != old.LeaderEpoch {
 		t.w.count.elections++
 		t.elected(old, now)
+		t.warmFirst(old, now)
 	}
 	t.everyISRHas(t.end())
 }
@@ -193,6 +194,20 @@ func (t *truth) elected(old, now *metadata.Partition) {
 		t.forfeit, t.lossy = true, true
 	default:
 		t.unclean(now)
+	}
+}
+
+// warmFirst judges who took over from a leader that is gone: a cold replica only where
+// no warm one could. Nothing else depends on it.
+func (t *truth) warmFirst(old, now *metadata.Partition) {
+	img := t.w.meta.image()
+	if now.Leader < 0 || now.Warm(now.Leader) || old.Leader < 0 || img.Broker(old.Leader).Eligible() {
+		return // or somebody asked for this leader
+	}
+	for _, id := range now.ISR {
+		if now.Warm(id) && img.Broker(id).Eligible() {
+			t.w.violate("warmth", "%s: %d, which is cold, leads after %d, though %d is in the ISR %v and warm", t.name(), now.Leader, old.Leader, id, now.ISR)
+		}
 	}
 }
 
