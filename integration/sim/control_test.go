@@ -19,21 +19,28 @@ type heard struct {
 // controlling is the work of a process that leads the metadata, or believes so
 // (controller.Controller): the leases and the decisions are production code.
 type controlling struct {
-	p       *proc
-	term    int
-	leases  *controller.Leases
-	opts    controller.LeaseOptions
-	fencing []bool // by broker
-	busy    bool
-	woken   bool
-	graces  map[uuid.UUID]time.Duration
+	p      *proc
+	term   int
+	leases *controller.Leases
+	still  []motionless // by broker
+	busy   bool
+	woken  bool
+	graces map[uuid.UUID]time.Duration
+}
+
+// motionless is a broker that a controller hears: the index that it has applied, and
+// when it was first heard to be behind with that.
+type motionless struct {
+	applied uint64
+	behind  time.Duration // 0 while it is not
 }
 
 // lead begins a term as the metadata leader.
 func (p *proc) lead(term int) {
 	opts := controller.LeaseOptions{Session: p.w.plan.session, Grant: p.w.plan.session}
-	c := &controlling{p: p, term: term, opts: opts, leases: controller.NewLeases(opts, p.clock(), p.image),
-		fencing: make([]bool, len(p.w.nodes)), graces: map[uuid.UUID]time.Duration{}}
+	c := &controlling{p: p, term: term, leases: controller.NewLeases(opts, p.clock(), p.image), still: make([]motionless, len(p.w.nodes)),
+		graces: map[uuid.UUID]time.Duration{}}
+	c.leases.Reign(p.w.meta.reign(p))
 	p.ctl = c
 	for b := range p.image.Brokers() {
 		if p.gone[b.ID] == b.Epoch {
@@ -56,13 +63,7 @@ func (c *controlling) run() {
 		return
 	}
 	c.busy, c.woken = true, false
-	commands := controller.Decide(c.p.clock(), c.p.image, c.leases)
-	for _, cmd := range commands {
-		if s, ok := cmd.(*command.SetBrokerState); ok && s.State == command.BrokerFenced {
-			c.fencing[s.BrokerID] = true
-		}
-	}
-	c.propose(commands)
+	c.propose(controller.Decide(c.p.clock(), c.p.image, c.leases))
 }
 
 // proposeTime bounds one proposal of a controller.
@@ -71,7 +72,6 @@ const proposeTime = 10 * time.Second
 func (c *controlling) propose(commands []command.Command) {
 	p := c.p
 	if len(commands) == 0 {
-		clear(c.fencing)
 		c.busy = false
 		if c.woken {
 			c.run()
@@ -116,26 +116,40 @@ func (p *proc) heartbeat(hb *controller.Heartbeat, reply func(heard)) {
 		reply(heard{notLeader: true})
 		return
 	}
-	if !c.leases.Hear(p.clock(), p.image, hb) {
+	g, act, known := c.leases.Answer(p.clock(), p.image, hb)
+	if !known {
 		reply(heard{stale: true})
 		return
 	}
-	b := p.image.Broker(hb.BrokerID)
-	g := controller.Grant{Fenced: b.Fenced, Clock: p.wall(), Shutdown: hb.WantShutdown && b.Fenced}
-	if !b.Fenced && !c.fencing[b.ID] {
-		g.Lease = (c.opts.Grant - c.opts.Grant/50).Milliseconds()
-	}
-	if b.Fenced && hb.Ready && !hb.WantShutdown || hb.WantShutdown && !b.Fenced {
+	c.noteProgress(hb, &g)
+	if act {
 		c.wake()
 	}
 	p.after(2*p.w.plan.net.base, func() {
-		if p.w.meta.leads == p && p.w.meta.alive() {
+		if p.w.meta.leads == p && p.w.meta.term == c.term && p.w.meta.alive() {
 			p.w.meta.catchUp()
+			p.w.meta.confirm(p)
 			reply(heard{grant: g})
 		} else {
 			reply(heard{notLeader: true})
 		}
 	})
+}
+
+// noteProgress checks that a broker which was heard to stand still for a session, with
+// something to apply, gets no lease.
+func (c *controlling) noteProgress(hb *controller.Heartbeat, g *controller.Grant) {
+	w, s := c.p.w, &c.still[hb.BrokerID]
+	switch {
+	case hb.Applied > s.applied || max(hb.Applied, s.applied) >= c.p.image.Index():
+		s.applied, s.behind = max(hb.Applied, s.applied), 0
+	case s.behind == 0:
+		s.behind = w.now
+	case w.now-s.behind >= w.plan.session && g.Lease > 0:
+		w.violate("5", "broker %d gets a lease, and has applied nothing above %d for %v", hb.BrokerID, s.applied, w.now-s.behind)
+	case w.now-s.behind >= w.plan.session:
+		w.count.stuck++
+	}
 }
 
 // suspect takes a hint that the process in a directory failed

@@ -29,6 +29,7 @@ func (w *world) startFaults() {
 		}
 	})
 	w.fault(e.pause, func(n *node) { n.pause(w.upTo(w.plan.paused)) })
+	w.fault(e.wedge, func(n *node) { n.wedge(w.upTo(w.plan.wedged)) })
 	w.fault(e.cut, func(n *node) { w.cut(n, true, true) })
 	w.fault(e.cutOneWay, func(n *node) {
 		in := w.chance(0.5)
@@ -277,6 +278,9 @@ func (w *world) endFaults() {
 	w.plan.slow, w.plan.putTime = 0, 50*time.Millisecond
 	for _, n := range w.nodes[1:] {
 		n.skew = 0
+		if n.proc != nil {
+			n.proc.wedged = false
+		}
 		n.resume()
 		if n.proc == nil {
 			n.start()

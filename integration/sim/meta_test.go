@@ -9,6 +9,7 @@ import (
 
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/controller"
 	"github.com/firnlog/firn/metadata/fsm"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/manifest"
@@ -34,8 +35,16 @@ type metaLog struct {
 	delta  metadata.Delta // of the last command
 	// lostAt is when the leader was first seen without a majority, -1 if it has one.
 	lostAt time.Duration
+	// fencedAt is, by broker, when it was fenced last.
+	fencedAt []fencing
 	// left are commands that a leader had written when it lost its majority.
 	left [][]byte
+}
+
+// fencing is the command that fenced a registration.
+type fencing struct {
+	epoch int64
+	index uint64
 }
 
 // remoteAt is a partition's remote entries from an index on.
@@ -45,7 +54,7 @@ type remoteAt struct {
 }
 
 func newMetaLog(w *world) *metaLog {
-	m := &metaLog{w: w, lostAt: -1}
+	m := &metaLog{w: w, lostAt: -1, fencedAt: make([]fencing, w.plan.brokers+1)}
 	state, err := fsm.Open(fsm.Options{FS: vfs.NewMem(), Dir: "state", OnFatal: func(err error) { panic(err) },
 		OnApplied: func(_ *metadata.Image, d metadata.Delta) { m.delta = d }})
 	if err != nil {
@@ -98,6 +107,9 @@ func (m *metaLog) commit(data []byte) (command.Result, error) {
 	m.w.registered(old)
 	if c, ok := cmd.(*command.SetBrokerState); ok && c.State == command.BrokerFenced && out.Err == nil {
 		m.w.fenced(old, c)
+		if !old.Broker(c.BrokerID).ShuttingDown { // one that leaves comes back in another life
+			m.fencedAt[c.BrokerID] = fencing{epoch: c.BrokerEpoch, index: index}
+		}
 	}
 	for _, tp := range m.delta.Partitions {
 		if t := m.w.truthOf(tp); t != nil {
@@ -152,6 +164,40 @@ func (m *metaLog) quorum(id int32) bool {
 	return n >= need && m.w.nodes[id].runs()
 }
 
+// majority draws a majority of the voters that run and reach the leader, the leader
+// among them; it is alive.
+func (m *metaLog) majority(leader int32) []*proc {
+	all := []*proc{m.w.nodes[leader].proc}
+	var others []*proc
+	for v := int32(1); m.voter(v); v++ {
+		if v != leader && m.w.nodes[v].runs() && m.w.linked(leader, v) {
+			others = append(others, m.w.nodes[v].proc)
+		}
+	}
+	m.w.rng.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	return append(all, others[:min(maxVoters, m.w.plan.brokers)/2]...)
+}
+
+// confirm has a majority tell a leader that it leads (raftnode.AsLeader.Verify).
+func (m *metaLog) confirm(p *proc) {
+	for _, v := range m.majority(p.id) {
+		v.learnTerm(m.term)
+		v.contacts.Note(uint64(m.term), v.clock())
+	}
+}
+
+// reign is the present one, as its leader sees it.
+func (m *metaLog) reign(p *proc) controller.Reign {
+	r := controller.Reign{Term: uint64(m.term), Self: p.disk.id}
+	for v := int32(1); m.voter(v); v++ {
+		r.Voters = append(r.Voters, m.w.nodes[v].disk.id)
+	}
+	return r
+}
+
+// learnTerm takes note of a term of the metadata's leadership.
+func (p *proc) learnTerm(term int) { p.disk.term = max(p.disk.term, term) }
+
 // alive says that the leader's process runs and reaches a majority.
 func (m *metaLog) alive() bool { return m.leader != 0 && !m.leads.ended && m.quorum(m.leader) }
 
@@ -205,6 +251,10 @@ func (m *metaLog) elect() {
 	}
 	p := m.w.nodes[m.leader].proc
 	m.leads = p
+	for _, v := range m.majority(m.leader) { // they vote
+		v.learnTerm(m.term)
+	}
+	p.wedged = false              // an image that gets no further would not lead
 	for _, data := range m.left { // what a former leader left behind is there, or lost
 		if m.w.chance(0.5) {
 			_, _ = m.commit(data) // nobody waits for it: the outcome is in the state
@@ -218,10 +268,10 @@ func (m *metaLog) elect() {
 
 // replicate tells the brokers how far the log is.
 func (m *metaLog) replicate() {
-	from, index := m.leader, m.index()
+	from, index, term := m.leader, m.index(), m.term
 	for _, n := range m.w.nodes[1:] {
 		if p := n.proc; p != nil && p.image.Index() < index {
-			m.w.send(from, n.id, func() { at(m.w, p, func() { p.applyTo(index) }) })
+			m.w.send(from, n.id, func() { at(m.w, p, func() { p.learnTerm(term); p.applyTo(index) }) })
 		}
 	}
 }
@@ -267,7 +317,16 @@ func (p *proc) proposeUntil(data []byte, deadline time.Duration, done func(comma
 			case err != nil:
 				done(command.Result{}, err)
 			default:
-				p.whenApplied(a.res.Index, func() { done(a.res, a.err) })
+				// Who cannot apply does not learn what came of it.
+				waits := true
+				end := func(err error) {
+					if waits {
+						waits = false
+						done(a.res, err)
+					}
+				}
+				p.whenApplied(a.res.Index, func() { end(a.err) })
+				p.after(max(deadline-p.w.now, 0), func() { end(errTimeout) })
 			}
 		})
 }

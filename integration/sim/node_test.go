@@ -9,6 +9,7 @@ import (
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/metadata/controller"
+	"github.com/firnlog/firn/metadata/raftnode"
 	"github.com/firnlog/firn/record"
 )
 
@@ -34,8 +35,9 @@ func (n *node) runs() bool { return n.proc != nil && !n.paused }
 type disk struct {
 	id   uuid.UUID
 	logs []*modelLog // by partition
-	// applied is the index of the metadata state on the disk.
+	// applied is the index of the metadata state on the disk, term Raft's.
 	applied uint64
+	term    int
 	// booted: the machine booted since the last process, without a mark of a clean
 	// shutdown.
 	booted bool
@@ -67,6 +69,10 @@ type proc struct {
 	ctl      *controlling
 	gone     []int64 // by broker: the epoch whose process is known to have ended
 	tier     *tiering
+	// contacts are with the metadata's leaders.
+	contacts raftnode.Contacts
+	// wedged: nothing is applied, though it arrives.
+	wedged bool
 }
 
 type waitingIndex struct {
@@ -98,6 +104,7 @@ func (n *node) start() {
 	}
 	p := &proc{w: w, gone: make([]int64, len(w.nodes)), node: n, id: n.id, disk: n.disk, incarnation: w.newID(), epoch: -1, hosts: make([]*host, len(w.parts))}
 	n.proc, n.paused, n.backlog = p, false, nil
+	p.contacts = raftnode.NewContacts(p.clock())
 	p.image = w.meta.images[n.disk.applied]
 	w.mix(uint64(n.id), n.disk.applied)
 	if w.tracing() {
@@ -154,7 +161,7 @@ func (n *node) hint(ended *proc) {
 
 // applyTo takes the metadata log up to an index, as one change.
 func (p *proc) applyTo(index uint64) {
-	if index <= p.image.Index() {
+	if index <= p.image.Index() || p.wedged {
 		return
 	}
 	old := p.image
@@ -218,7 +225,8 @@ func (p *proc) beat() {
 		return
 	}
 	sent := w.now
-	hb := controller.Heartbeat{BrokerID: p.id, BrokerEpoch: p.epoch, Applied: p.image.Index(), Ready: p.opened, WantShutdown: p.leaving, Clock: p.wall()}
+	hb := controller.Heartbeat{BrokerID: p.id, BrokerEpoch: p.epoch, Applied: p.image.Index(), Ready: p.opened, WantShutdown: p.leaving, Clock: p.wall(),
+		Term: uint64(p.disk.term), ContactMs: p.clock().Sub(p.contacts.Last(uint64(p.disk.term))).Milliseconds()}
 	call(w, p, l, w.plan.session/4, false, func(c *proc, reply func(heard)) { c.heartbeat(&hb, reply) },
 		func(a heard, err error) {
 			switch {
@@ -229,6 +237,7 @@ func (p *proc) beat() {
 				return
 			case a.grant.Lease > 0:
 				p.leaseEnd = max(p.leaseEnd, sent+time.Duration(a.grant.Lease)*time.Millisecond)
+				w.leased(p)
 			case a.grant.Fenced:
 				p.leaseEnd = 0
 			}
@@ -245,6 +254,26 @@ func (w *world) fenced(old *metadata.Image, c *command.SetBrokerState) {
 	if p != nil && p.epoch == c.BrokerEpoch && p.leased() && !b.Fenced && !b.ShuttingDown {
 		w.violate("5", "broker %d is fenced while it holds a lease for another %v", c.BrokerID, p.leaseEnd-w.now)
 	}
+}
+
+// leased checks that who begins to serve knows of all that was decided while it had no
+// lease: it would serve what others have taken over.
+func (w *world) leased(p *proc) {
+	if f := w.meta.fencedAt[p.id]; p.leased() && f.epoch == p.epoch && f.index > p.image.Index() {
+		w.violate("5", "broker %d has a lease, its metadata are of index %d, and it was fenced at %d", p.id, p.image.Index(), f.index)
+	}
+}
+
+// wedge keeps the process from applying metadata, for d.
+func (n *node) wedge(d time.Duration) {
+	p := n.proc
+	if p == nil || p.wedged || n.w.meta.leads == p {
+		return
+	}
+	n.w.count.wedges++
+	n.w.trouble(n, "applies nothing")
+	p.wedged = true
+	n.w.after(d, func() { p.wedged = false })
 }
 
 // kill ends the process without a word (kill -9). The page cache survives.

@@ -34,11 +34,12 @@ type plan struct {
 
 	// every is the mean time between two faults of a kind; 0 is never.
 	every struct {
-		kill, power, wipe, pause, cut, cutOneWay, shutdown, metaMove, clock, reassign, elect, delete time.Duration
+		kill, power, wipe, pause, cut, cutOneWay, shutdown, metaMove, clock, reassign, elect, delete, wedge time.Duration
 	}
 	down   time.Duration // a broker is down for up to this
 	paused time.Duration
 	cutFor time.Duration
+	wedged time.Duration // a broker applies nothing for up to this
 
 	allPower               float64 // the chance that a loss of power hits all brokers
 	bucketFail, bucketLate float64 // chances of a PUT that fails, or that lands after its time-out
@@ -145,6 +146,7 @@ func drawPlan(rng *rand.Rand) plan {
 	e.pause, e.cut, e.cutOneWay = r.maybe(0.3, lo, hi), r.maybe(0.3, lo, hi), r.maybe(0.25, lo, hi)
 	e.shutdown, e.metaMove, e.clock = r.maybe(0.2, lo, hi), r.maybe(0.3, lo, hi), r.maybe(0.2, lo, hi)
 	e.reassign, e.elect, e.delete = r.maybe(0.25, lo, hi), r.maybe(0.25, lo, hi), r.maybe(0.2, time.Second, hi)
+	e.wedge, p.wedged = r.maybe(0.2, time.Second, hi), r.between(time.Second, 4*p.session)
 	for i := range 1 + r.IntN(2) {
 		t := topicPlan{name: string(rune('a' + i)), partitions: 1 + r.IntN(2), factor: 3, minISR: 2,
 			fsync: r.chance(0.5), tiered: r.chance(0.6), unclean: r.chance(0.2), perSeal: 2 + r.IntN(8)}

@@ -59,7 +59,7 @@
 // heard as the leader of one is not granted as that of another.
 //
 // What this leaves of a broker's time to be heard may be nothing, after a long
-// election: it has half a session from the beginning of N's leadership in any case.
+// election: it has a third of a session from the beginning of N's leadership in any case.
 //
 // Controller.Run and Heartbeater.Run are run by their owner and start no goroutine
 // that outlives them.

@@ -36,7 +36,7 @@ func (o LeaseOptions) tickWithin() time.Duration { return o.Session / 4 }
 
 // grace is how long a broker may take to be heard by a new metadata leader, whatever
 // is left of the lease that an earlier one gave it.
-func (o LeaseOptions) grace() time.Duration { return o.Session / 2 }
+func (o LeaseOptions) grace() time.Duration { return o.Session / 3 }
 
 // Reign is a time of leadership over the metadata.
 type Reign struct {

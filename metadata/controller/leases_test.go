@@ -172,9 +172,9 @@ func TestNewLeaderCountsFromTheLastContact(t *testing.T) {
 	l = begin() // an election took long: a living broker has the grace to be heard
 	tell(l, at(0), 2, 7, 9*time.Second)
 	tell(l, at(0), 3, 7, 9*time.Second)
-	expires(l, 1, 1500*time.Millisecond)
+	expires(l, 1, time.Second)
 	l.Suspect(1, 1, false)
-	expires(l, 1, 1500*time.Millisecond)
+	expires(l, 1, time.Second)
 	l.Suspect(1, 1, true)
 	require.True(t, l.Expired(at(0), 1))
 
