@@ -22,6 +22,8 @@ const CallJoin = "join"
 var (
 	// ErrChangedNode: the data directory belongs to another node id.
 	ErrChangedNode = errors.New("node.id changed")
+	// ErrSameAddress: another broker is reached at the node's cluster.advertised.
+	ErrSameAddress = errors.New("address is taken")
 	// ErrClock: the clocks are too far apart.
 	ErrClock = errors.New("clock is off")
 	// ErrOldVersion: the program does not know what the cluster uses.
@@ -33,7 +35,7 @@ var (
 // refusals are the errors that travel, by code.
 var refusals = map[string]error{
 	"foreign_cluster": ErrForeignCluster, "duplicate_node": ErrDuplicateNode, "changed_node": ErrChangedNode,
-	"clock": ErrClock, "old_version": ErrOldVersion, "changed_store": ErrChangedStore,
+	"same_address": ErrSameAddress, "clock": ErrClock, "old_version": ErrOldVersion, "changed_store": ErrChangedStore,
 }
 
 // Refusal says why a node may not run, and what to do about it. It wraps one of
@@ -81,6 +83,9 @@ func Admit(img *metadata.Image, a *Applicant, now time.Time, store string, tiere
 	if known := img.Broker(a.NodeID); known != nil && known.DirectoryID != a.DirectoryID && !known.Fenced {
 		return refuse(ErrDuplicateNode, "node.id %d is that of a broker that is alive, with the data directory %s: give this node an id of its own", a.NodeID, known.DirectoryID)
 	}
+	if err := checkAddress(img, a); err != nil {
+		return err
+	}
 	if err := CheckFeatures(img, a.Features, a.Version); err != nil {
 		return err
 	}
@@ -88,6 +93,25 @@ func Admit(img *metadata.Image, a *Applicant, now time.Time, store string, tiere
 		return refuse(ErrChangedStore, "the cluster's data is in %s, and object.store.url of this node is %s: its leaders could not read what others have stored; correct object.store.url", store, a.Store)
 	}
 	return CheckClock(time.UnixMilli(a.Time), now, 0)
+}
+
+// checkAddress refuses a newcomer that would be reached where another broker is. One
+// that the cluster knows is let in: where all brokers move to new addresses at once,
+// nobody may be there yet to hear of it from those who had them before.
+func checkAddress(img *metadata.Image, a *Applicant) error {
+	var at *metadata.Broker
+	for known := range img.Brokers() {
+		if known.DirectoryID == a.DirectoryID {
+			return nil
+		}
+		if known.ClusterAddress == a.Address && known.ID != a.NodeID && !known.Fenced {
+			at = known
+		}
+	}
+	if at == nil || a.Address == "" {
+		return nil
+	}
+	return refuse(ErrSameAddress, "broker %d, which is alive, is reached at %s: give this node a cluster.advertised of its own", at.ID, a.Address)
 }
 
 // CheckNodeID refuses a data directory that is known under another node id: the

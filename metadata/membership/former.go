@@ -426,7 +426,7 @@ func (c *course) judged(a application) error {
 		if c.since.IsZero() {
 			c.since = time.Now()
 		}
-		if errors.Is(refused, ErrDuplicateNode) && time.Since(c.since) < c.f.o.Patience {
+		if (errors.Is(refused, ErrDuplicateNode) || errors.Is(refused, ErrSameAddress)) && time.Since(c.since) < c.f.o.Patience {
 			return nil // a past life whose lease has not ended
 		}
 		return refused

@@ -181,11 +181,13 @@ func TestRefusedAtStart(t *testing.T) {
 		o.Key, o.Tags.ClusterID = bytes.Repeat([]byte{1}, 16), "cluster"
 	})
 	require.Equal(t, Resume, member.wait(t).Kind)
-	other := uuid.New()
+	other, known := uuid.New(), uuid.New()
 	member.clusterOf(t, board, "cluster", func(e *metadata.Editor) {
 		e.SetFeature("metadata.version", 3, 1)
 		e.PutBroker(&metadata.Broker{ID: 7, DirectoryID: other})
 		e.PutBroker(&metadata.Broker{ID: 8, DirectoryID: uuid.New(), Fenced: true})
+		e.PutBroker(&metadata.Broker{ID: 9, DirectoryID: uuid.New(), ClusterAddress: "nine:9094"})
+		e.PutBroker(&metadata.Broker{ID: 10, DirectoryID: known})
 	})
 	for name, tc := range map[string]struct {
 		id     int32
@@ -200,6 +202,7 @@ func TestRefusedAtStart(t *testing.T) {
 		"node id in state":  {7, nil, ErrDuplicateNode, "node.id 7 is that of a broker that is alive"},
 		"changed node id":   {6, func(o *Options, _ *FormerOptions) { o.DirectoryID = other }, ErrChangedNode, "belongs to node 7"},
 		"copied directory":  {1, func(o *Options, _ *FormerOptions) { o.DirectoryID = member.Self().DirectoryID }, ErrDuplicateDirectory, "copied data.dir"},
+		"address":           {2, func(o *Options, _ *FormerOptions) { o.Tags.ClusterAddr = "nine:9094" }, ErrSameAddress, "broker 9, which is alive, is reached at nine:9094"},
 		"old version": {2, func(_ *Options, f *FormerOptions) {
 			f.Applicant.Features = map[string]metadata.VersionRange{"metadata.version": {Min: 1, Max: 2}}
 		}, ErrOldVersion, "metadata.version=3 (this program: 1 to 2)"},
@@ -220,6 +223,11 @@ func TestRefusedAtStart(t *testing.T) {
 		o.Key, o.Join = bytes.Repeat([]byte{1}, 16), []string{member.Addr()}
 	})
 	require.Equal(t, Join, wiped.wait(t).Kind)
+	// One that the cluster knows may move to where another one was.
+	moved := startNode(t, board, 10, t.TempDir(), true, func(o *Options, _ *FormerOptions) {
+		o.Key, o.Join, o.DirectoryID, o.Tags.ClusterAddr = bytes.Repeat([]byte{1}, 16), []string{member.Addr()}, known, "nine:9094"
+	})
+	require.Equal(t, Resume, moved.wait(t).Kind)
 	// A lone node that already waits outlives what comes later.
 	require.Empty(t, errorsOfKind(member.Problems(), ErrWrongKey))
 }

@@ -119,15 +119,18 @@ func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raf
 	left := map[uuid.UUID]bool{}
 	node := map[uuid.UUID]int32{}
 	successor := map[int32]uuid.UUID{} // the living directory of a node id
+	holder := map[string]uuid.UUID{}   // and of an address
 	for _, m := range k.o.Members() {
 		all[m.DirectoryID] = Standing{DirectoryID: m.DirectoryID, Address: m.ClusterAddr, Alive: m.Status == Alive && m.State == Formed}
 		left[m.DirectoryID] = m.Status == Left
 		node[m.DirectoryID] = m.NodeID
 		if all[m.DirectoryID].Alive {
-			successor[m.NodeID] = m.DirectoryID
+			successor[m.NodeID], holder[m.ClusterAddr] = m.DirectoryID, m.DirectoryID
 		}
 	}
+	address := map[uuid.UUID]string{} // that Raft has of a server
 	for _, s := range servers {
+		address[s.DirectoryID] = s.Address
 		if _, known := all[s.DirectoryID]; !known {
 			all[s.DirectoryID] = Standing{DirectoryID: s.DirectoryID}
 		}
@@ -150,8 +153,12 @@ func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raf
 		// counts as the registration does.
 		_, follows := successor[id]
 		replaced := known && !s.Alive && (follows || other != nil && other.DirectoryID != dir)
+		// Another broker at its address: it will not come back there, and where Raft has
+		// both the other could not follow.
+		_, held := holder[address[dir]]
+		displaced := held && !s.Alive && now.Sub(s.LastContact) > inContact
 		unregistered := !s.Alive && len(registered) > 0 && !registered[dir] && now.Sub(s.GoneSince) > voterGone
-		s.Dismissed = left[dir] || replaced || unregistered
+		s.Dismissed = left[dir] || replaced || displaced || unregistered
 		all[dir] = s
 	}
 	for dir := range k.seen {

@@ -19,10 +19,10 @@ const (
 	// voterGone is how long a voter must be silent, to gossip and to Raft, before
 	// another takes its place.
 	voterGone = 30 * time.Second
-	// voterSteady is how long a server must have been alive before it gets a vote;
-	// voterUrgent is enough while there are two voters, which bear no loss.
+	// voterSteady is how long a server must have been alive before it gets a vote.
+	// While there are two voters it does not count: they bear no loss, and with a third
+	// that fails at once they bear none either.
 	voterSteady = 5 * time.Second
-	voterUrgent = 500 * time.Millisecond
 	// caughtUpWithin bounds how long ago a server must have had all of the log.
 	caughtUpWithin = 5 * time.Second
 	// inContact bounds how long ago a server that counts as living answered Raft.
@@ -39,8 +39,8 @@ type Standing struct {
 	// AliveSince is when that began, as far as this leader saw; GoneSince when it was
 	// last heard of by gossip or Raft, or when this leader began to lead.
 	AliveSince, GoneSince time.Time
-	// Dismissed: it left for good, was unregistered, or its node id has another
-	// directory by now. It must not stay a server.
+	// Dismissed: it left for good, was unregistered, or its node id or its address has
+	// another directory by now. It must not stay a server.
 	Dismissed bool
 	// LastContact and CaughtUp are Raft's: zero if never.
 	LastContact, CaughtUp time.Time
@@ -121,17 +121,23 @@ func (p *voterPlan) ordered() []Standing {
 
 func (p *voterPlan) follow() VoterChange {
 	for _, s := range p.ordered() {
-		if _, is := p.servers[s.DirectoryID]; !is && s.Alive && !s.Dismissed && s.Address != "" {
+		if _, is := p.servers[s.DirectoryID]; !is && s.Alive && !s.Dismissed && s.Address != "" && !p.taken(s) {
 			return VoterChange{AddNonvoter, s.DirectoryID, s.Address, "it is alive, and no server yet"}
 		}
 	}
 	return VoterChange{}
 }
 
+// taken reports whether another server has the address, which Raft takes but once. To
+// try would keep all other changes from being made.
+func (p *voterPlan) taken(s Standing) bool {
+	return slices.ContainsFunc(p.v.Servers, func(o raftnode.Server) bool { return o.Address == s.Address && o.DirectoryID != s.DirectoryID })
+}
+
 func (p *voterPlan) readdress() VoterChange {
 	for _, server := range p.v.Servers {
 		s := p.v.Standings[server.DirectoryID]
-		if !s.Alive || s.Dismissed || s.Address == "" || s.Address == server.Address {
+		if !s.Alive || s.Dismissed || s.Address == "" || s.Address == server.Address || p.taken(s) {
 			continue
 		}
 		kind := AddNonvoter
@@ -184,7 +190,7 @@ func (p *voterPlan) candidates() []raftnode.Server {
 	var fit []raftnode.Server
 	steady := voterSteady
 	if n := len(p.voters); n > 1 && n < wantVoters {
-		steady = voterUrgent
+		steady = 0
 	}
 	for _, server := range p.v.Servers {
 		s := p.v.Standings[server.DirectoryID]

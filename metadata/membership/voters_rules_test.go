@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"strconv"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ func TestVoterRules(t *testing.T) {
 	now := time.Unix(10_000, 0)
 	dir := func(i int) uuid.UUID { return uuid.UUID{byte(i)} }
 	well := func(i int) Standing {
-		return Standing{DirectoryID: dir(i), Address: "a", Alive: true, AliveSince: now.Add(-time.Minute), GoneSince: now, LastContact: now, CaughtUp: now}
+		return Standing{DirectoryID: dir(i), Address: "a" + strconv.Itoa(i), Alive: true, AliveSince: now.Add(-time.Minute), GoneSince: now, LastContact: now, CaughtUp: now}
 	}
 	// view has voters 1..voters and followers up to all; 1 leads.
 	view := func(voters, all int, change func(s map[int]*Standing)) *VoterView {
@@ -25,7 +26,7 @@ func TestVoterRules(t *testing.T) {
 		for i := 1; i <= all; i++ {
 			s := well(i)
 			standings[i] = &s
-			v.Servers = append(v.Servers, raftnode.Server{DirectoryID: dir(i), Address: "a", Voter: i <= voters})
+			v.Servers = append(v.Servers, raftnode.Server{DirectoryID: dir(i), Address: s.Address, Voter: i <= voters})
 		}
 		if change != nil {
 			change(standings)
@@ -48,6 +49,8 @@ func TestVoterRules(t *testing.T) {
 		"one voter, two followers":       {view(1, 3, nil), AddVoter, 2},
 		"one of two followers lags":      {view(1, 3, func(s map[int]*Standing) { s[3].CaughtUp = now.Add(-time.Minute) }), NoChange, 0},
 		"two voters and a newcomer":      {view(2, 3, func(s map[int]*Standing) { s[3].AliveSince = now.Add(-time.Second) }), AddVoter, 3},
+		"two voters and one just come":   {view(2, 3, func(s map[int]*Standing) { s[3].AliveSince = now }), AddVoter, 3},
+		"two voters and one that lags":   {view(2, 3, func(s map[int]*Standing) { s[3].CaughtUp = time.Time{} }), NoChange, 0},
 		"one of two has just come":       {view(1, 3, func(s map[int]*Standing) { s[3].AliveSince = now.Add(-time.Second) }), NoChange, 0},
 		"two voters, one follower":       {view(2, 3, nil), AddVoter, 3},
 		"two voters, one out of contact": {view(2, 3, func(s map[int]*Standing) { s[2].LastContact = now.Add(-5 * time.Second) }), AddVoter, 3},
@@ -68,11 +71,17 @@ func TestVoterRules(t *testing.T) {
 			silent(s[3], time.Minute)
 			s[2].Dismissed = true
 		}), NoChange, 0},
-		"the leader leaves":     {view(3, 3, func(s map[int]*Standing) { s[1].Dismissed = true }), HandLeadership, 1},
-		"a follower that left":  {view(3, 4, func(s map[int]*Standing) { silent(s[4], 0); s[4].Dismissed = true }), RemoveServer, 4},
-		"a member elsewhere":    {view(3, 4, func(s map[int]*Standing) { s[4].Address = "b" }), AddNonvoter, 4},
-		"a voter elsewhere":     {view(3, 4, func(s map[int]*Standing) { s[3].Address = "b" }), AddVoter, 3},
-		"a member of no server": {view(3, 3, func(s map[int]*Standing) { m := well(9); s[9] = &m }), AddNonvoter, 9},
+		"the leader leaves":    {view(3, 3, func(s map[int]*Standing) { s[1].Dismissed = true }), HandLeadership, 1},
+		"a follower that left": {view(3, 4, func(s map[int]*Standing) { silent(s[4], 0); s[4].Dismissed = true }), RemoveServer, 4},
+		"a member elsewhere":   {view(3, 4, func(s map[int]*Standing) { s[4].Address = "b" }), AddNonvoter, 4},
+		"a voter elsewhere":    {view(3, 4, func(s map[int]*Standing) { s[3].Address = "b" }), AddVoter, 3},
+		"a member at a server's address keeps nobody waiting": {view(2, 3, func(s map[int]*Standing) {
+			m := well(9)
+			m.Address = "a1"
+			s[9] = &m
+		}), AddVoter, 3},
+		"nor does a server that goes there": {view(2, 3, func(s map[int]*Standing) { s[2].Address = "a1" }), AddVoter, 3},
+		"a member of no server":             {view(3, 3, func(s map[int]*Standing) { m := well(9); s[9] = &m }), AddNonvoter, 9},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := PlanVoters(now, tc.v)
