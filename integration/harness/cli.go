@@ -22,13 +22,13 @@ type Outcome struct {
 }
 
 // Firn runs the firn program with arguments, as an operator at a broker would:
-// the broker's admin address is the command's. It is for clusters on loopback.
+// the broker's addresses are the command's. It is for clusters on loopback.
 func (c *Cluster) Firn(b *fleet.Broker, args ...string) Outcome {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), cliLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, Binary(c.t), args...)
-	cmd.Env = append(os.Environ(), "FIRN_ADMIN="+b.Admin, "FIRN_BOOTSTRAP_SERVER="+strings.Join(c.Seeds(), ","))
+	cmd.Env = append(os.Environ(), "FIRN_ADMIN="+b.Admin, "FIRN_BOOTSTRAP_SERVER="+b.Kafka)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
