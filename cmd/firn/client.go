@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -88,7 +89,7 @@ func (e *connectError) Error() string {
 	case errors.Is(e.err, syscall.ECONNREFUSED):
 		return fmt.Sprintf("nothing listens on %s (connection refused); start a node with `firn dev`, or name a running one with %s", e.addresses, e.flag)
 	case errors.Is(e.err, context.DeadlineExceeded), errors.Is(e.err, os.ErrDeadlineExceeded):
-		return fmt.Sprintf("no answer from %s in time; is that the right address? Name another with %s", e.addresses, e.flag)
+		return fmt.Sprintf("no answer from %s in time: what runs there hangs, or is cut off; name another with %s", e.addresses, e.flag)
 	}
 	return fmt.Sprintf("cannot reach %s: %v; name another address with %s", e.addresses, e.err, e.flag)
 }
@@ -142,14 +143,21 @@ func refused(subject string, err error, message string) error {
 // explain finds better words for what reaches the top.
 func explain(err error, a *app) error {
 	var unreachable *connectError
-	if errors.As(err, &unreachable) {
+	var op *net.OpError
+	switch {
+	case errors.As(err, &unreachable):
 		return unreachable
-	}
-	if errors.Is(err, syscall.ECONNREFUSED) {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		// The cluster named a broker that is down: the address is not one of ours.
+		if errors.As(err, &op) && op.Addr != nil && !slices.Contains(a.bootstrap, op.Addr.String()) {
+			return fmt.Errorf("nothing listens on %s (connection refused), which is a broker's address as the cluster tells it: it is down, or cannot be reached there from here", op.Addr)
+		}
 		return &connectError{addresses: strings.Join(a.bootstrap, ","), flag: "--bootstrap-server", err: err}
-	}
-	if errors.Is(err, context.Canceled) {
+	case errors.Is(err, context.Canceled):
 		return errors.New("interrupted")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		what := strings.TrimSuffix(err.Error(), ": "+context.DeadlineExceeded.Error())
+		return fmt.Errorf("%s: not done in time (--timeout %s); `firn cluster health` may say why", what, a.timeout)
 	}
 	return err
 }

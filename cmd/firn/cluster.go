@@ -45,7 +45,7 @@ func writeHealth(w io.Writer, h adminapi.ClusterHealth) error {
 	for _, r := range h.Reasons {
 		fmt.Fprintf(&b, "  %s: %s\n", r.State, r.What)
 		if len(r.Partitions) > 0 {
-			fmt.Fprintf(&b, "    %s\n", strings.Join(r.Partitions, ", "))
+			fmt.Fprintf(&b, "    %s%s\n", strings.Join(r.Partitions, ", "), unnamed(r))
 		}
 	}
 	// Without a controller nobody notices who comes and goes.
@@ -58,6 +58,16 @@ func writeHealth(w io.Writer, h adminapi.ClusterHealth) error {
 		h.Partitions, plural(h.Topics, "topic"), h.Leaderless, h.UnderMinISR, h.UnderReplicated, h.NotPreferred, h.Reassigning)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// unnamed says how many more partitions a reason is about than it names: what it
+// says begins with their number.
+func unnamed(r adminapi.HealthReason) string {
+	var n int
+	if _, err := fmt.Sscanf(r.What, "%d", &n); err != nil || n <= len(r.Partitions) {
+		return ""
+	}
+	return fmt.Sprintf(" and %d more", n-len(r.Partitions))
 }
 
 func (a *app) clusterBrokers() *cobra.Command {
@@ -82,6 +92,9 @@ func (a *app) clusterBrokers() *cobra.Command {
 					rack = "-"
 				}
 				g.add(b.ID, b.State, rack, b.Leaders, b.Replicas, b.OutOfSync, role, strings.Join(b.Endpoints, ","), b.Version)
+			}
+			if list.Controller < 0 {
+				a.note("no broker leads the metadata: this is what was known when one did")
 			}
 			return a.print(list, g.write)
 		},

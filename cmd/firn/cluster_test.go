@@ -25,12 +25,14 @@ type members struct {
 	health  adminapi.ClusterHealth
 	brokers []adminapi.ClusterBroker
 	moves   []adminapi.Move
+	leads   int32    // the metadata
 	asked   []string // requests that change something, in order
 	refusal string   // of a decommission
+	stalls  bool     // a decommission is not answered
 }
 
 func startMembers(t *testing.T) *members {
-	m := &members{cli: startCluster(t),
+	m := &members{cli: startCluster(t), leads: 3,
 		brokers: []adminapi.ClusterBroker{
 			{ID: 1, State: adminapi.BrokerUp, Rack: "a", Leaders: 1, Replicas: 1, Voter: true, Version: "v1", Endpoints: []string{"PLAINTEXT://b1:9092"}},
 			{ID: 2, State: adminapi.BrokerFenced, Replicas: 1, OutOfSync: 1, Voter: true, Version: "v1", Endpoints: []string{"PLAINTEXT://b2:9092"}},
@@ -43,7 +45,7 @@ func startMembers(t *testing.T) *members {
 	for path, value := range map[string]func(*http.Request) any{
 		adminapi.PathClusterHealth: func(*http.Request) any { return m.health },
 		adminapi.PathClusterBrokers: func(*http.Request) any {
-			return adminapi.ClusterBrokers{ClusterID: "cluster", Controller: 3, Brokers: m.brokers}
+			return adminapi.ClusterBrokers{ClusterID: "cluster", Controller: m.leads, Brokers: m.brokers}
 		},
 		adminapi.PathClusterPlan: func(r *http.Request) any {
 			require.Equal(t, "2", r.URL.Query().Get("broker"))
@@ -91,6 +93,9 @@ func startMembers(t *testing.T) *members {
 	m.control(kmsg.ListPartitionReassignments, func(r kmsg.Request) kmsg.Response { return r.ResponseKind() })
 	m.control(kmsg.UnregisterBroker, func(r kmsg.Request) kmsg.Response {
 		m.asked = append(m.asked, "forget")
+		if m.stalls {
+			m.cluster.SleepControl(func() { <-t.Context().Done() })
+		}
 		resp := r.ResponseKind().(*kmsg.UnregisterBrokerResponse)
 		if m.refusal != "" {
 			resp.ErrorCode, resp.ErrorMessage = kerr.InvalidRequest.Code, &m.refusal
@@ -194,6 +199,9 @@ Brokers: 2 of 4 up; controller: broker 3
 Partitions: 1 in 1 topic; 0 without leader, 0 under min ISR, 1 under-replicated, 0 not at the preferred leader, 0 being reassigned
 `, m.ok("", "cluster", "health"))
 
+	m.health.Reasons[0].What = "12 partitions lack replicas in sync"
+	require.Contains(t, m.ok("", "cluster", "health"), "    orders-0 and 11 more\n")
+
 	// Who leads nobody's metadata hears of nobody's end: the count is an old one.
 	m.health.State, m.health.Controller, m.health.Reasons = adminapi.HealthCritical, -1, nil
 	out, errOut, code := m.run("", "cluster", "health")
@@ -209,6 +217,35 @@ func TestBrokersAreListed(t *testing.T) {
  3  up      c           0         1            0  leads     PLAINTEXT://b3:9092  v1
  4  fenced  -           0         0            0  follows   PLAINTEXT://b4:9092  v1
 `, startMembers(t).ok("", "cluster", "brokers"))
+}
+
+// Without a majority a broker's list is an old one: who is down shows as up.
+func TestBrokersWithoutAController(t *testing.T) {
+	m := startMembers(t)
+	m.leads = -1
+	out, errOut, code := m.run("", "cluster", "brokers")
+	require.Zero(t, code)
+	require.Contains(t, out, " 3  up ")
+	require.Equal(t, "no broker leads the metadata: this is what was known when one did\n", errOut)
+	require.Contains(t, m.fails("cluster", "decommission", "4"), "no broker leads the metadata: nothing can be changed")
+}
+
+// What the bootstrap server names and cannot be reached was told as if nothing
+// listened on the bootstrap server itself.
+func TestABrokerThatIsDownIsNamed(t *testing.T) {
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, gone.Close())
+	m := startMembers(t)
+	m.control(kmsg.Metadata, func(r kmsg.Request) kmsg.Response { return ordersOn(r, gone.Addr().String()) })
+	require.Equal(t, "firn: nothing listens on "+gone.Addr().String()+" (connection refused), which is a broker's address as the cluster tells it: it is down, or cannot be reached there from here",
+		m.fails("topic", "reassign", "orders", "--cancel", "--timeout", "1s"))
+}
+
+func TestWhatTakesTooLong(t *testing.T) {
+	m := startMembers(t)
+	m.stalls = true
+	require.Contains(t, m.fails("cluster", "decommission", "4", "--timeout", "300ms"), "not done in time (--timeout 300ms); `firn cluster health` may say why")
 }
 
 // Several topics are told of as they were asked for: a map's order came out before.

@@ -277,6 +277,9 @@ func (a *app) broker(ctx context.Context, id int32) (adminapi.ClusterBroker, err
 	if err := a.adminJSON(ctx, adminapi.PathClusterBrokers, nil, &list); err != nil {
 		return adminapi.ClusterBroker{}, err
 	}
+	if list.Controller < 0 {
+		return adminapi.ClusterBroker{}, errors.New("no broker leads the metadata: nothing can be changed until a majority of the voters is back")
+	}
 	for _, b := range list.Brokers {
 		if b.ID == id {
 			return b, nil
