@@ -1,0 +1,161 @@
+package cluster
+
+import (
+	"bytes"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/firnlog/firn/integration/harness"
+)
+
+// holder is one broker's way to the bucket, on which an upload can be held in its
+// middle.
+type holder struct {
+	*httptest.Server
+	next http.Handler
+
+	mu   sync.Mutex
+	held *upload // that the next PUT of a segment object becomes, nil for none
+}
+
+// upload is a PUT that is held.
+type upload struct {
+	// late holds it before the bucket has it; otherwise the bucket has it, and the
+	// broker is not told.
+	late    bool
+	came    chan string   // its key, once it is held
+	release chan struct{} // closed to let it go on
+	landed  chan struct{} // closed when the bucket has answered
+}
+
+// newHolder makes a way to a bucket's server.
+func newHolder(t *testing.T, server string) *holder {
+	t.Helper()
+	target := &url.URL{Scheme: "http", Host: server}
+	h := &holder{next: &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // it is signed
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // a broker that gives a request up is told by its own log
+	}}
+	h.Server = httptest.NewServer(http.HandlerFunc(h.serve))
+	t.Cleanup(func() {
+		h.mu.Lock()
+		held := h.held
+		h.mu.Unlock()
+		if held != nil {
+			held.letGo()
+		}
+		h.CloseClientConnections()
+		h.Close()
+	})
+	return h
+}
+
+// hold has the next upload held.
+func (h *holder) hold(late bool) *upload {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = &upload{late: late, came: make(chan string, 1), release: make(chan struct{}), landed: make(chan struct{})}
+	return h.held
+}
+
+// letGo ends the hold; it may be called again.
+func (u *upload) letGo() {
+	select {
+	case <-u.release:
+	default:
+		close(u.release)
+	}
+}
+
+// await returns the key of the upload that is held.
+func (u *upload) await(t *testing.T) string {
+	t.Helper()
+	select {
+	case key := <-u.came:
+		return key
+	case <-time.After(harnessLimit):
+		t.Fatal("nothing was uploaded")
+		return ""
+	}
+}
+
+// take gives the hold to one upload.
+func (h *holder) take(r *http.Request) *upload {
+	at := strings.Index(r.URL.Path, "/data/")
+	if r.Method != http.MethodPut || at < 0 {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	u := h.held
+	if u == nil || len(u.came) > 0 {
+		return nil
+	}
+	select {
+	case <-u.release:
+		return nil
+	default:
+	}
+	_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/") // without the bucket
+	u.came <- key
+	h.held = nil
+	return u
+}
+
+func (h *holder) serve(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	u := h.take(r)
+	if u == nil {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	if u.late {
+		<-u.release
+	}
+	answer := httptest.NewRecorder()
+	h.next.ServeHTTP(answer, r)
+	close(u.landed)
+	if !u.late {
+		<-u.release
+	}
+	for name, values := range answer.Header() {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(answer.Body.Bytes()) // its reader may have gone
+}
+
+// onHolders prepares a cluster whose brokers each reach the bucket by a holder of
+// their own.
+func onHolders(t *testing.T, set ...string) (*harness.Cluster, map[int32]*holder) {
+	t.Helper()
+	bk, server := harness.NewBucket(t)
+	c := harness.NewCluster(t, harness.ClusterOptions{Store: bk.S3(server.Addr), Env: bk.Env, Set: settings(set...)})
+	holders := map[int32]*holder{}
+	for _, b := range c.Brokers {
+		h := newHolder(t, server.Addr)
+		holders[b.ID] = h
+		b.Set = []string{"object.store.url=" + bk.S3(strings.TrimPrefix(h.URL, "http://"))}
+		require.NoError(t, b.Launch())
+	}
+	c.AwaitWhole()
+	return c, holders
+}
