@@ -38,7 +38,7 @@ func newWorld(seed uint64, trace interface{ Write([]byte) (int, error) }) *world
 	w.meta.remote = make([][]remoteAt, len(w.parts))
 	w.nodes = []*node{nil}
 	for id := range w.plan.brokers {
-		w.nodes = append(w.nodes, &node{id: int32(id + 1), w: w, disk: w.newDisk()})
+		w.nodes = append(w.nodes, &node{id: int32(id + 1), w: w, disk: w.newDisk(), program: w.plan.program})
 	}
 	if w.tracing() {
 		w.tracef("seed %d: %v", seed, &w.plan)
@@ -62,7 +62,7 @@ func (w *world) form() {
 	}
 	w.meta.elect()
 	w.every(100*time.Millisecond, w.meta.tick)
-	w.commit(&command.FormatCluster{ClusterID: "sim"})
+	w.commit(&command.FormatCluster{ClusterID: "sim", Features: map[string]int16{command.Feature: int16(w.plan.level)}})
 	for end := w.now + time.Minute; ; {
 		w.runUntil(w.now + 100*time.Millisecond)
 		active := 0
@@ -99,7 +99,7 @@ func (w *world) form() {
 }
 
 func (w *world) commit(cmd command.Command) {
-	data, err := command.Encode(cmd)
+	data, err := command.EncodeAt(cmd, w.meta.image().Level().CommandVersion())
 	if err != nil {
 		panic(err)
 	}

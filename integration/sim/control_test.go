@@ -80,10 +80,6 @@ func (c *controlling) propose(commands []command.Command) {
 		p.after(max(c.leases.Next(p.clock()).Sub(p.clock()), time.Millisecond), c.run)
 		return
 	}
-	data, err := command.Encode(commands[0])
-	if err != nil {
-		panic(err)
-	}
 	// What a controller decides is committed by its own node or not at all: passed
 	// on to the next leader it would overrule what that one has granted.
 	answered := false
@@ -93,7 +89,7 @@ func (c *controlling) propose(commands []command.Command) {
 			p.after(pause, func() { c.propose(rest) })
 		}
 	}
-	p.w.meta.accept(p, data, func(a answer) {
+	p.w.meta.accept(p, p.encode(commands[0]), func(a answer) {
 		if a.err != nil && !refusedBy(a.err) {
 			end(nil, 100*time.Millisecond)
 			return

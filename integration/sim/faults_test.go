@@ -45,6 +45,7 @@ func (w *world) startFaults() {
 	w.fault(e.reassign, w.reassign)
 	w.fault(e.elect, w.electLeader)
 	w.fault(e.delete, w.deleteRecords)
+	w.fault(e.upgrade, w.upgrade)
 }
 
 // fault repeats fn, on any broker, at random times around every.
@@ -192,6 +193,26 @@ func (w *world) admin() *proc {
 		return n.proc
 	}
 	return nil
+}
+
+// upgrade brings a newer program to one broker, or, if all have it, raises the level of
+// the cluster. Some ask too early.
+func (w *world) upgrade(n *node) {
+	i := slices.IndexFunc(w.nodes[1:], func(n *node) bool { return n.program < command.MaxLevel })
+	if i >= 0 && w.chance(0.7) {
+		n = w.nodes[1+i]
+		n.program = command.MaxLevel // once it has left, or was killed
+		w.shutDown(n)
+		return
+	}
+	if p := w.admin(); p != nil && p.image.Level() < command.MaxLevel {
+		p.propose(&command.UpdateFeatures{Request: command.Request{RequestID: w.newID()},
+			Updates: []command.FeatureUpdate{{Name: command.Feature, Level: int16(command.MaxLevel)}}}, func(_ command.Result, err error) {
+			if err == nil {
+				w.count.raised++
+			}
+		})
+	}
 }
 
 func (w *world) anyPart() (*truth, *metadata.Partition) {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/firnlog/firn/broker/replica"
@@ -67,7 +68,8 @@ func (h *host) progress() replica.Progress {
 
 func (h *host) config(state *metadata.Partition) replica.Config {
 	img := h.p.image
-	return replica.Config{Fsync: h.t.topic.fsync, MinISR: metadata.MinISR(img, img.Topic(h.t.tp.Topic), state.Factor()), LagMax: h.p.w.plan.lagMax, Warmth: true}
+	return replica.Config{Fsync: h.t.topic.fsync, MinISR: metadata.MinISR(img, img.Topic(h.t.tp.Topic), state.Factor()), LagMax: h.p.w.plan.lagMax,
+		Warmth: img.Level() >= command.Level2}
 }
 
 // place makes a partition fit the process's image: here or not here, leader or
@@ -284,6 +286,12 @@ func (h *host) wake() {
 func (h *host) propose(pr *replica.ISRProposal) {
 	h.p.w.count.isrChanges++
 	change := command.ISRChange{Partition: h.t.tp, LeaderEpoch: pr.LeaderEpoch, PartitionEpoch: pr.PartitionEpoch, Cold: pr.Cold}
+	if len(pr.Cold) > 0 {
+		h.p.w.count.cold++
+	}
+	if h.p.w.chance(h.p.w.plan.warmthLies) {
+		change.Cold = h.someReplicas()
+	}
 	for _, m := range pr.Members {
 		change.ISR = append(change.ISR, command.ISRMember{BrokerID: m.ID, BrokerEpoch: m.BrokerEpoch})
 	}
@@ -297,6 +305,18 @@ func (h *host) propose(pr *replica.ISRProposal) {
 		}
 		h.rep.ProposalFailed(pr, refusedBy(err) && !errors.Is(err, command.ErrFenced))
 	})
+}
+
+// someReplicas draws some of the partition's replicas.
+func (h *host) someReplicas() []int32 {
+	var ids []int32
+	for _, id := range h.p.image.Partition(h.t.tp).Replicas {
+		if h.p.w.chance(0.5) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // append takes a producer's batch (partition.Partition.Append).
@@ -393,6 +413,9 @@ func (h *host) poll() {
 	}
 	h.asking, h.asked = true, pos
 	w, p, epoch, start := h.p.w, h.p, h.p.epoch, h.log.start
+	if w.chance(w.plan.warmthLies) {
+		start = record.Offset(w.rng.Int64N(int64(h.log.end()) + 1))
+	}
 	call(w, p, pos.Leader, w.plan.fetchWait+2*time.Second, false,
 		func(l *proc, reply func(fetched)) { l.serveFetch(h.t, p.id, epoch, pos, start, reply) },
 		func(f fetched, err error) {

@@ -95,6 +95,7 @@ func (m *metaLog) commit(data []byte) (command.Result, error) {
 	if err != nil {
 		panic(err)
 	}
+	m.w.legible(old, data)
 	if m.w.tracing() {
 		m.w.tracef("metadata %d: %s %+v → %s", index, cmd.Kind(), cmd, outcome(out))
 	}
@@ -125,6 +126,15 @@ func (m *metaLog) commit(data []byte) (command.Result, error) {
 		m.replicate()
 	}
 	return out.Result, out.Err
+}
+
+// legible checks that every broker that is registered knows the version of a command.
+func (w *world) legible(old *metadata.Image, data []byte) {
+	for b := range old.Brokers() {
+		if of := command.VersionOf(data); of > command.Level(b.Features[command.Feature].Max).CommandVersion() {
+			w.violate("11", "a command of version %d, and broker %d knows the levels up to %d", of, b.ID, b.Features[command.Feature].Max)
+		}
+	}
 }
 
 func outcome(o fsm.Outcome) string {
@@ -289,11 +299,17 @@ type answer struct {
 // it, as raftnode.Node.Propose does. A refusal is a *command.Error; after any
 // other error the command may have been committed, or may be later.
 func (p *proc) propose(cmd command.Command, done func(command.Result, error)) {
-	data, err := command.Encode(cmd)
+	p.proposeUntil(p.encode(cmd), p.w.now+p.w.plan.proposeTimeout, done)
+}
+
+// encode writes a command in the version that the cluster's level allows, as far as
+// the process has heard (raftnode.Node.encode).
+func (p *proc) encode(cmd command.Command) []byte {
+	data, err := command.EncodeAt(cmd, p.image.Level().CommandVersion())
 	if err != nil {
 		panic(err)
 	}
-	p.proposeUntil(data, p.w.now+p.w.plan.proposeTimeout, done)
+	return data
 }
 
 func (p *proc) proposeUntil(data []byte, deadline time.Duration, done func(command.Result, error)) {

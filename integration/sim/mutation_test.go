@@ -79,6 +79,8 @@ var mutations = []mutation{
 		"return !b.stuckSince.IsZero() && ", "return false && "},
 	{"who is unfenced knows that it was fenced", "metadata/controller/decide.go",
 		" && have.Applied >= max(uint64(b.Epoch), have.fencedAt)", ""},
+	{"a level that every broker knows", "metadata/fsm/apply_cluster.go",
+		"!ok || u.Level < r.Min || u.Level > r.Max {", "false && (!ok || u.Level < r.Min || u.Level > r.Max) {"},
 	{"a follower's watermark ends with its log", "broker/replica/follower.go",
 		"return r.raise(Effects{}, min(hw, r.logEnd))", "return r.raise(Effects{}, hw)"},
 	{"a warm replica leads before a cold one", "metadata/fsm/settle.go",

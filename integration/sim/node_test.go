@@ -22,6 +22,8 @@ type node struct {
 	// paused: the process is stopped (SIGSTOP). What would happen in it waits.
 	paused  bool
 	backlog []func()
+	// program is the newest level that its program knows: what it starts next does.
+	program command.Level
 	// skew is how far its wall clock is off.
 	skew time.Duration
 	// starting: a start is on its way.
@@ -53,6 +55,7 @@ type proc struct {
 	id          int32
 	disk        *disk
 	incarnation uuid.UUID
+	program     command.Level
 	ended       bool
 	image       *metadata.Image
 	hosts       []*host // by partition
@@ -102,7 +105,7 @@ func (n *node) start() {
 	if n.proc != nil {
 		return
 	}
-	p := &proc{w: w, gone: make([]int64, len(w.nodes)), node: n, id: n.id, disk: n.disk, incarnation: w.newID(), epoch: -1, hosts: make([]*host, len(w.parts))}
+	p := &proc{w: w, gone: make([]int64, len(w.nodes)), node: n, id: n.id, disk: n.disk, program: n.program, incarnation: w.newID(), epoch: -1, hosts: make([]*host, len(w.parts))}
 	n.proc, n.paused, n.backlog = p, false, nil
 	p.contacts = raftnode.NewContacts(p.clock())
 	p.image = w.meta.images[n.disk.applied]
@@ -193,7 +196,8 @@ func (p *proc) register() {
 		return
 	}
 	p.registering, p.epoch, p.leaseEnd = true, -1, 0
-	cmd := &command.RegisterBroker{BrokerID: p.id, DirectoryID: p.disk.id, Incarnation: p.incarnation, Time: p.wall(), Untrusted: p.disk.booted}
+	cmd := &command.RegisterBroker{BrokerID: p.id, DirectoryID: p.disk.id, Incarnation: p.incarnation, Time: p.wall(), Untrusted: p.disk.booted,
+		Features: map[string]metadata.VersionRange{command.Feature: {Min: int16(command.Level1), Max: int16(p.program)}}}
 	p.propose(cmd, func(res command.Result, err error) {
 		p.registering = false
 		if err != nil {

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/firnlog/firn/metadata/command"
 )
 
 // plan is what one seed draws before it begins: the size of the cluster, its
@@ -28,13 +30,16 @@ type plan struct {
 	producers      int // for each partition
 	fetchBatches   int // that one answer to a follower has
 
+	level, program command.Level // of the cluster, and what its programs know, at first
+	warmthLies     float64       // the chance that a follower or leader says nonsense of who is cold
+
 	net   network
 	flush time.Duration // an fsync takes up to this
 	slow  float64       // the chance that it takes a hundred times as long
 
 	// every is the mean time between two faults of a kind; 0 is never.
 	every struct {
-		kill, power, wipe, pause, cut, cutOneWay, shutdown, metaMove, clock, reassign, elect, delete, wedge time.Duration
+		kill, power, wipe, pause, cut, cutOneWay, shutdown, metaMove, clock, reassign, elect, delete, wedge, upgrade time.Duration
 	}
 	down   time.Duration // a broker is down for up to this
 	paused time.Duration
@@ -146,6 +151,13 @@ func drawPlan(rng *rand.Rand) plan {
 	e.pause, e.cut, e.cutOneWay = r.maybe(0.3, lo, hi), r.maybe(0.3, lo, hi), r.maybe(0.25, lo, hi)
 	e.shutdown, e.metaMove, e.clock = r.maybe(0.2, lo, hi), r.maybe(0.3, lo, hi), r.maybe(0.2, lo, hi)
 	e.reassign, e.elect, e.delete = r.maybe(0.25, lo, hi), r.maybe(0.25, lo, hi), r.maybe(0.2, time.Second, hi)
+	p.level, p.program, p.warmthLies = command.MaxLevel, command.MaxLevel, r.unlikely(0.5, 0.5)
+	if r.chance(0.3) {
+		p.level, e.upgrade = command.Level1, r.between(lo, 3*time.Second)
+		if r.chance(0.5) {
+			p.program = command.Level1
+		}
+	}
 	e.wedge, p.wedged = r.maybe(0.2, time.Second, hi), r.between(time.Second, 4*p.session)
 	for i := range 1 + r.IntN(2) {
 		t := topicPlan{name: string(rune('a' + i)), partitions: 1 + r.IntN(2), factor: 3, minISR: 2,

@@ -41,7 +41,7 @@ type world struct {
 type counts struct {
 	appended, acked, read, elections, isrChanges, truncations, resets, unclean int
 	crashes, powerLosses, wipes, pauses, cuts, metaElections, reassigned       int
-	copies, refused, deposed, wedges, stuck                                    int
+	copies, refused, deposed, wedges, stuck, raised, cold                      int
 }
 
 func (c *counts) add(o *counts) {
@@ -50,7 +50,7 @@ func (c *counts) add(o *counts) {
 		{&c.isrChanges, &o.isrChanges}, {&c.truncations, &o.truncations}, {&c.resets, &o.resets}, {&c.unclean, &o.unclean},
 		{&c.crashes, &o.crashes}, {&c.powerLosses, &o.powerLosses}, {&c.wipes, &o.wipes}, {&c.pauses, &o.pauses}, {&c.cuts, &o.cuts},
 		{&c.metaElections, &o.metaElections}, {&c.reassigned, &o.reassigned},
-		{&c.copies, &o.copies}, {&c.refused, &o.refused}, {&c.deposed, &o.deposed}, {&c.wedges, &o.wedges}, {&c.stuck, &o.stuck},
+		{&c.copies, &o.copies}, {&c.refused, &o.refused}, {&c.deposed, &o.deposed}, {&c.wedges, &o.wedges}, {&c.stuck, &o.stuck}, {&c.raised, &o.raised}, {&c.cold, &o.cold},
 	} {
 		*pair[0] += *pair[1]
 	}
