@@ -49,6 +49,7 @@ func run(t *testing.T, o harness.ClusterOptions, n int, faults ...fault) {
 	s.endure(n, faults...)
 	s.awaitTiered()
 	s.finish()
+	s.verifyTiers(lateUploads(n, faults))
 	s.compareDisks()
 }
 
@@ -71,6 +72,9 @@ func (s *stage) endure(n int, faults ...fault) {
 	}
 }
 
+// noWord is what a fault's name has between its words and numbers.
+var noWord = regexp.MustCompile(`[^A-Za-z0-9]+`)
+
 // matrix makes all faults on one cluster, or in the long matrix each on its own
 // for some rounds.
 func matrix(t *testing.T, o harness.ClusterOptions, faults []fault) {
@@ -85,7 +89,8 @@ func matrix(t *testing.T, o harness.ClusterOptions, faults []fault) {
 		return
 	}
 	for _, f := range faults {
-		t.Run(f.name, func(t *testing.T) { run(t, o, 5, f) })
+		// The name becomes that of directories, which settings and URLs name.
+		t.Run(noWord.ReplaceAllString(f.name, "-"), func(t *testing.T) { run(t, o, 5, f) })
 	}
 }
 
