@@ -26,6 +26,7 @@ import (
 	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/fsm"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/manifest"
 )
@@ -43,6 +44,9 @@ type cluster struct {
 	img    *metadata.Image
 	newest atomic.Pointer[metadata.Image] // img, for those who do not change it
 	fence  atomic.Int32                   // proposals are lost while it is not zero
+	// state is the real state machine, where a test needs what follows from a
+	// broker's state; then everything changes by commit.
+	state *fsm.FSM
 }
 
 // broker is one node of it. It is the node's metadata client.
@@ -91,10 +95,13 @@ func newClusterOn(t testing.TB, disk func(id int32) (vfs.FS, string), tune func(
 func (b *broker) Image() *metadata.Image { return b.c.newest.Load() }
 
 func (b *broker) Propose(ctx context.Context, cmd command.Command) (command.Result, error) {
-	c := cmd.(*command.AlterPartition)
 	if b.c.fence.Load() != 0 {
 		return command.Result{}, metadata.ErrUnknownOutcome
 	}
+	if b.c.state != nil {
+		return b.c.commit(cmd)
+	}
+	c := cmd.(*command.AlterPartition)
 	res := command.Result{Items: make([]command.ItemResult, len(c.Partitions))}
 	b.c.mu.Lock()
 	defer b.c.mu.Unlock()
@@ -132,6 +139,10 @@ func (c *cluster) editLocked(f func(*metadata.Editor)) {
 	e := c.img.Edit()
 	f(e)
 	next, delta := e.Commit(c.img.Index() + 1)
+	c.publishLocked(next, delta)
+}
+
+func (c *cluster) publishLocked(next *metadata.Image, delta metadata.Delta) {
 	old := c.img
 	c.img = next
 	c.newest.Store(next)
@@ -183,6 +194,11 @@ func (c *cluster) start(id int32) {
 	addr := b.port.Addr().String()
 	b.addr.Store(&addr)
 	b.down = false
+	if c.state != nil {
+		atomic.StoreInt64(&b.epoch, c.registerLocked(b))
+		b.set.Apply(metadata.Empty(), c.img, c.img.Everything())
+		return
+	}
 	atomic.StoreInt64(&b.epoch, int64(c.img.Index())+1)
 	if c.img.Index() > 0 {
 		b.set.Apply(metadata.Empty(), c.img, c.img.Everything())

@@ -110,10 +110,19 @@ func (t *tally) lead(target, isr []int32) []int32 {
 	return append([]int32{id}, slices.Delete(slices.Clone(target), best, best+1)...)
 }
 
+// warmest are the replicas in sync that are warm, or all in sync if none is.
+func warmest(p *metadata.Partition) []int32 {
+	warm := slices.DeleteFunc(slices.Clone(p.ISR), func(id int32) bool { return !p.Warm(id) })
+	if len(warm) == 0 {
+		return p.ISR
+	}
+	return warm
+}
+
 // PlanDrain returns the reassignments that take every replica from a broker, which
 // may be dead: each goes to the active broker that fits the racks best and has the
 // fewest, and where it led by preference the replica in sync with the fewest
-// leaderships comes first. Nothing else moves. The error wraps ErrReplicationFactor
+// leaderships comes first, a warm one if there is any. Nothing else moves. The error wraps ErrReplicationFactor
 // if a partition has nowhere to go.
 func PlanDrain(img *metadata.Image, broker int32) ([]command.Reassignment, error) {
 	t := newTally(img, broker)
@@ -132,7 +141,7 @@ func PlanDrain(img *metadata.Image, broker int32) ([]command.Reassignment, error
 		t.add(old, -1)
 		next := append(rest, id)
 		if at == 0 {
-			next = t.lead(next, p.ISR)
+			next = t.lead(next, warmest(p))
 		}
 		t.add(next, 1)
 		out = append(out, command.Reassignment{Partition: tp, Replicas: next})

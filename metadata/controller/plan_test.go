@@ -278,6 +278,49 @@ func TestPlanBalance(t *testing.T) {
 	require.Equal(t, 4, lagging)
 }
 
+// TestPlansMindWarmth: a leadership does not go back to a cold replica while a warm one
+// leads, and a drain prefers none.
+func TestPlansMindWarmth(t *testing.T) {
+	img := placed(t, 3, 3, "", "", "")
+	tp := record.TopicPartition{}
+	for at, p := range img.AllPartitions() {
+		if p.Replicas[0] == 1 {
+			tp = at
+		}
+	}
+	with := func(leader int32, cold ...int32) *metadata.Image {
+		ed := img.Edit()
+		p := *img.Partition(tp)
+		p.Leader, p.Cold = leader, cold
+		ed.PutPartition(tp, &p)
+		next, _ := ed.Commit(3)
+		return next
+	}
+	second, third := img.Partition(tp).Replicas[1], img.Partition(tp).Replicas[2]
+	require.Len(t, PlanBalance(with(second), 10), 1)
+	require.Empty(t, PlanBalance(with(second, 1), 10))
+	require.Len(t, PlanBalance(with(second, 1, second), 10), 1, "one is as good as the other")
+	require.Len(t, PlanBalance(with(second, second), 10), 1)
+
+	ed := with(1, second).Edit()
+	ed.PutBroker(&metadata.Broker{ID: 4, Epoch: 1})
+	four, _ := ed.Commit(4)
+	for _, c := range []struct {
+		cold []int32
+		want int32
+	}{{nil, second}, {[]int32{second}, third}, {[]int32{third}, second}, {[]int32{second, third}, second}} {
+		ed := four.Edit()
+		p := *four.Partition(tp)
+		p.Cold = c.cold
+		ed.PutPartition(tp, &p)
+		next, _ := ed.Commit(5)
+		items, err := PlanDrain(next, 1)
+		require.NoError(t, err)
+		at := slices.IndexFunc(items, func(it command.Reassignment) bool { return it.Partition == tp })
+		require.Equal(t, c.want, items[at].Replicas[0], "%v are cold", c.cold)
+	}
+}
+
 // TestPlanGrowth: internal topics alone, as far as there are brokers, never fewer.
 func TestPlanGrowth(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
