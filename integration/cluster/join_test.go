@@ -50,5 +50,6 @@ func TestFourthBroker(t *testing.T) {
 	}
 	// And the new broker can lead them alone with its peers.
 	w.finish()
+	w.verifyTiers(0)
 	w.compareDisks()
 }

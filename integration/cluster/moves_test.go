@@ -182,9 +182,16 @@ func TestOperatorMoves(t *testing.T) {
 	s.refusedTo(one, []string{"broker 2"}, "cluster", "drain", "2", "--yes")
 	require.NotRegexp(t, `(?m)^\s*2\s+up`, c.MustFirn(one, "cluster", "brokers"))
 	s.awaitVoters(3, 1, 3, 4)
-	listed, err := kadm.NewClient(c.Client()).ListBrokers(t.Context())
+	described := kmsg.NewPtrDescribeClusterRequest()
+	described.IncludeFencedBrokers = true
+	cluster, err := described.RequestWith(t.Context(), c.Client())
 	require.NoError(t, err)
-	require.Equal(t, []int32{1, 3, 4}, listed.NodeIDs())
+	require.NoError(t, kerr.ErrorForCode(cluster.ErrorCode))
+	require.Len(t, cluster.Brokers, 3)
+	for _, b := range cluster.Brokers {
+		require.NotEqual(t, two.ID, b.NodeID)
+		require.False(t, b.IsFenced)
+	}
 	s.noPause("a decommission")
 
 	// The retired broker comes back with its disk, as a Kafka broker that was

@@ -87,15 +87,6 @@ func (a *authority) sign(ends time.Time, hosts ...string) identity {
 // good is an identity for a broker on loopback.
 func (a *authority) good() identity { return a.sign(time.Now().Add(12*time.Hour), "127.0.0.1") }
 
-// pool has the authorities that a side trusts.
-func pool(authorities ...*authority) *x509.CertPool {
-	p := x509.NewCertPool()
-	for _, a := range authorities {
-		p.AddCert(a.cert)
-	}
-	return p
-}
-
 // bundle is the PEM file of several authorities.
 func bundle(authorities ...*authority) []byte {
 	var text bytes.Buffer

@@ -141,6 +141,7 @@ func TestTLS(t *testing.T) {
 	s.awaitTiered()
 	along.seen(t)
 	s.finish()
+	s.verifyTiers(0)
 	s.compareDisks()
 }
 
@@ -196,6 +197,7 @@ func TestTLSStrangers(t *testing.T) {
 	s.c.AwaitWhole()
 	require.LessOrEqual(t, s.pauses(), soon)
 	s.finish()
+	s.verifyTiers(0)
 	s.compareDisks()
 }
 
@@ -250,5 +252,6 @@ func TestTLSRenewal(t *testing.T) {
 	t.Logf("longest pause of three rolling restarts: %v", pause)
 	require.LessOrEqual(t, pause, rollingRestart.pause)
 	s.finish()
+	s.verifyTiers(0)
 	s.compareDisks()
 }

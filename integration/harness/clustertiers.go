@@ -19,7 +19,6 @@ import (
 func (c *Cluster) Objects() map[string]int64 {
 	c.t.Helper()
 	store := c.openStore()
-	defer store.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
 	objects := map[string]int64{}
@@ -29,6 +28,7 @@ func (c *Cluster) Objects() map[string]int64 {
 			objects[o.Key] = o.Size
 		}
 	}
+	c.must(store.Close())
 	return objects
 }
 
