@@ -128,14 +128,13 @@ func (n *Node) voters() []raft.ServerID {
 	return ids
 }
 
-// Reign is the present term of Raft, this node's directory, and the directories of
-// the voters.
+// Reign is the term in which this node leads, as its leader-only tasks may take it
+// (OnLead), its directory, and the directories of the voters.
 func (l AsLeader) Reign() (term uint64, self uuid.UUID, voters []uuid.UUID) {
-	term = l.n.raft.CurrentTerm()
 	for _, id := range l.n.voters() {
 		voters = append(voters, parseServer(id))
 	}
-	return term, l.n.opts.DirectoryID, voters
+	return l.n.reign.Load(), l.n.opts.DirectoryID, voters
 }
 
 // Verify returns once a majority of the voters has acknowledged heartbeats that this

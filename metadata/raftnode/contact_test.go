@@ -56,8 +56,13 @@ func TestSurvivorsKnowUntilWhenALeaderLed(t *testing.T) {
 	asked := time.Now()
 	term, err := old.node.AsLeader().Verify(ctx)
 	require.NoError(t, err)
-	reign, self, voters := old.node.AsLeader().Reign()
-	require.Equal(t, term, reign)
+	var self uuid.UUID
+	var voters []uuid.UUID
+	require.Eventually(t, func() (same bool) {
+		var reign uint64
+		reign, self, voters = old.node.AsLeader().Reign()
+		return reign == term
+	}, 20*time.Second, time.Millisecond, "it takes over once its image has all")
 	require.Equal(t, old.dir, self)
 	require.Len(t, voters, 3)
 	for _, m := range c.members {

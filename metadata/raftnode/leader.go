@@ -144,9 +144,14 @@ func (n *Node) persist(ctx context.Context, fn func(context.Context) error) bool
 // takeOver gets all of the log into the image of a new leader, and formats a new
 // cluster.
 func (n *Node) takeOver(ctx context.Context) error {
+	term := n.raft.CurrentTerm()
 	if err := n.ReadBarrier(ctx); err != nil {
 		return err
 	}
+	if n.raft.CurrentTerm() != term {
+		return metadata.ErrNotLeader // or again, without a barrier
+	}
+	n.reign.Store(term)
 	if n.opts.ClusterID == "" || n.Image().ClusterID() != "" {
 		return nil
 	}

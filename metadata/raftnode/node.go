@@ -34,6 +34,7 @@ import (
 	"iter"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -139,7 +140,9 @@ type Node struct {
 	transport *transport
 	dispatch  *dispatcher
 
-	leader  chan bool // Raft's word on our own leadership
+	leader chan bool // Raft's word on our own leadership
+	// reign is the term in which the node last took over.
+	reign   atomic.Uint64
 	ready   chan struct{}
 	quit    chan struct{} // no more calls
 	watched chan struct{}
