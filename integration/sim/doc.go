@@ -9,7 +9,9 @@
 //   - broker/replica: leader and follower of each partition
 //   - metadata/command, metadata/fsm, metadata: every command is encoded, decoded and
 //     applied, on Pebble in memory; brokers have the images of the log's prefixes
-//   - metadata/controller: Leases and Decide
+//   - metadata/controller: Leases, with the answers to heartbeats, and Decide
+//   - metadata/raftnode: Contacts, from which a new controller knows how old leases can
+//     be; who votes, and who confirms a leader, is drawn
 //   - tiering/archive (Machine), tiering/manifest
 //   - commitlog.EpochCache, commitlog/producer.State
 //
