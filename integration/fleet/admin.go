@@ -149,6 +149,8 @@ func (f *Fleet) AwaitHealthy(ctx context.Context) error {
 				return ended{fmt.Errorf("fleet: broker %d ended: %v", b.ID, b.proc.cmd.ProcessState)}
 			default:
 			}
+		}
+		for _, b := range living {
 			if err := b.ready(ctx); err != nil {
 				return err
 			}

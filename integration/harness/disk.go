@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,7 +62,34 @@ func (d *Disk) mount()   { d.t.Helper(); d.run("mount", "-o", "loop", d.image, d
 func (d *Disk) unmount() { d.t.Helper(); d.run("umount", d.Dir) }
 
 // Remount brings the file system back after a loss of power.
-func (d *Disk) Remount() { d.t.Helper(); d.unmount(); d.mount() }
+func (d *Disk) Remount() {
+	d.t.Helper()
+	d.unmount()
+	if d.held() {
+		// The file system lives on without power, and would come back as it is. A copy
+		// of what the disk has is another one.
+		copied := d.image + "+"
+		d.run("cp", "--sparse=always", d.image, copied)
+		d.image = copied
+	}
+	d.mount()
+}
+
+// held tells whether something still has the file system mounted: whoever unshared
+// his mounts from this machine's meanwhile has it with them.
+func (d *Disk) held() bool {
+	d.t.Helper()
+	loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, file := range loops {
+		if backing, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(backing)) == d.image { // it may be gone by now
+			return true
+		}
+	}
+	return false
+}
 
 // The kernel's EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32), and its flag
 // EXT4_GOING_FLAGS_NOLOGFLUSH: neither data nor journal is flushed
