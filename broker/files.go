@@ -11,8 +11,9 @@ const (
 )
 
 // logFiles is the same under the process's limit of descriptors: at least half of
-// that is left to connections, to the metadata log and to files in use. A limit
-// that cannot be asked for is none.
+// that is left to connections, to the metadata log and to files in use. The limit in
+// force is the hard one: Go's runtime raises the soft one to it at start. A limit that
+// cannot be asked for is none.
 func logFiles() int {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -16,6 +18,20 @@ import (
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/record"
 )
+
+// A process that is started under a low soft limit has the hard one.
+func TestSoftLimitIsRaised(t *testing.T) {
+	const child = "FIRN_TEST_SHOW_FILES"
+	if os.Getenv(child) != "" {
+		fmt.Printf("files=%d\n", logFiles())
+		return
+	}
+	cmd := exec.Command("sh", "-c", `ulimit -Sn 100 && ulimit -Hn 2000 && exec "$0" -test.run=^TestSoftLimitIsRaised$`, os.Args[0])
+	cmd.Env = append(os.Environ(), child+"=1")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, string(out), "files=999\n", "half of one less than the hard limit")
+}
 
 // Under ulimit -n 256 a topic of 600 partitions took every descriptor: 4096 were
 // kept for logs whatever the process might have. Half of the partitions did not

@@ -18,7 +18,7 @@ import (
 //
 // REQUIRES: one writer at a time.
 //
-// Errors: ErrNoSpace leaves the log exactly as it was. Any other error of a
+// Errors: ErrNoSpace and ErrNoFiles leave the log exactly as it was. Any other error of a
 // write is final: ErrFailed, now and later. ErrNotContiguous, ErrClosed.
 func (l *Log) Append(batches []record.Batch) error {
 	l.writing.Lock()
@@ -68,11 +68,14 @@ func (l *Log) publishEnd(end record.Offset) { l.end.Store(int64(end)) }
 func (l *Log) appendRun(batches []record.Batch, cfg *Config, now time.Time) (int, int64, error) {
 	p := l.active()
 	if l.rollDue(p, &batches[0], cfg, now) {
-		next, err := l.roll(p)
-		if err != nil {
+		next, err := l.roll(p, true)
+		switch {
+		case err == nil:
+			p = next
+		case !errors.Is(err, ErrNoFiles) || !p.Fits(batches[0].LastOffset(), int64(len(batches[0].Raw))):
 			return 0, 0, err
 		}
-		p = next
+		// Without a descriptor for another segment this one becomes longer.
 	}
 	m := p.Meta()
 	n, size := 0, int64(0)
@@ -84,9 +87,10 @@ func (l *Log) appendRun(batches []record.Batch, cfg *Config, now time.Time) (int
 		size += b
 		n++
 	}
+	more := n < len(batches)
 	batches = batches[:n]
 	if err := l.pin(p); err != nil {
-		return 0, 0, err
+		return 0, 0, l.shortOr(err)
 	}
 	if err := p.Write(batches); err != nil {
 		defer l.unbusy(p)
@@ -98,12 +102,13 @@ func (l *Log) appendRun(batches []record.Batch, cfg *Config, now time.Time) (int
 		}
 		return 0, 0, fmt.Errorf("%w: %s: %w", ErrNoSpace, l.place.Dir, err)
 	}
-	return n, size, l.commit(p, batches, now.UnixMilli(), size)
+	return n, size, l.commit(p, batches, now.UnixMilli(), size, more)
 }
 
 // pin keeps the active segment's file open until it is synced: an error of
 // writing it back must not be lost with the descriptor. The part is busy until
-// commit or unbusy.
+// commit or unbusy, and over the runs of one append: it need not be opened again in
+// its middle.
 func (l *Log) pin(p *part) error {
 	l.mu.Lock()
 	p.busy = true
@@ -129,12 +134,12 @@ func (l *Log) unbusy(p *part) {
 	l.mu.Unlock()
 }
 
-// commit takes written batches into the log's state.
-func (l *Log) commit(p *part, batches []record.Batch, now, size int64) error {
+// commit takes written batches into the log's state. more says that the append goes on.
+func (l *Log) commit(p *part, batches []record.Batch, now, size int64, more bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.Commit(batches, now)
-	p.busy = false
+	p.busy = more
 	l.size.Add(size)
 	for i := range batches {
 		if err := l.applyLocked(p, &batches[i], now); err != nil {
@@ -183,9 +188,9 @@ func applyProducer(s *producer.State, b *record.Batch, now int64) (producer.Comp
 }
 
 // undoAppend ends an append that did not work out. What earlier runs of it
-// wrote is cut off again when the disk was full.
+// wrote is cut off again when the disk was full, or there was no descriptor.
 func (l *Log) undoAppend(end record.Offset, rest, all []record.Batch, err error) error {
-	if !errors.Is(err, ErrNoSpace) {
+	if !isShort(err) {
 		return l.fail(err)
 	}
 	if len(rest) == len(all) {
@@ -214,33 +219,31 @@ func old(m *segment.Meta, cfg *Config, now time.Time) bool {
 	return m.Bytes > 0 && m.Created >= 0 && now.Sub(time.UnixMilli(m.Created)) >= cfg.SegmentAge
 }
 
-// roll seals the active segment and begins a new one where it ends. The
-// flusher syncs the old one and writes its indexes.
+// roll seals the active segment and begins a new one where it ends, which is pinned
+// and, for an append, busy. The flusher syncs the old one and writes its indexes.
 //
 // Crash points: the new file may be missing after power loss, which loses only
 // what was not synced; it may be there without the end of the old one, which
 // recovery sees by its name, and drops it.
 //
 // REQUIRES: writing is held.
-func (l *Log) roll(p *part) (*part, error) {
+func (l *Log) roll(p *part, busy bool) (*part, error) {
 	end := p.Meta().End
 	cfg := l.config.Load()
 	if !l.rooted.Load() {
 		// Nothing but the first segment's name says where the log begins: it must
 		// be durable before another segment can be.
 		if err := l.root(); err != nil {
-			return nil, err
+			return nil, l.shortOr(err)
 		}
 	}
-	s, err := segment.Create(l.place, end, cfg.IndexIntervalBytes)
+	s, err := segment.CreateHeld(l.place, end, cfg.IndexIntervalBytes)
 	if err != nil {
-		if segment.IsNoSpace(err) {
-			return nil, fmt.Errorf("%w: %s: %w", ErrNoSpace, l.place.Dir, err)
-		}
-		return nil, err
+		return nil, l.shortOr(err)
 	}
-	next := &part{Segment: s}
+	next := &part{Segment: s, pinned: true, busy: busy}
 	l.mu.Lock()
+	p.busy = false
 	next.snapshot = l.producers.AppendSnapshot(nil, end)
 	p.Seal(end)
 	l.dirChanged = true
@@ -278,8 +281,8 @@ func (l *Log) seal(due func(*segment.Meta) bool) (bool, error) {
 	if m := p.Meta(); !due(&m) {
 		return false, nil
 	}
-	if _, err := l.roll(p); err != nil {
-		if errors.Is(err, ErrNoSpace) {
+	if _, err := l.roll(p, false); err != nil {
+		if isShort(err) {
 			return false, err
 		}
 		return false, l.fail(err)

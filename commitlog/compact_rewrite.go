@@ -16,7 +16,7 @@ func (c *compaction) clean(group []*part) error {
 	l := c.l
 	s, err := segment.CreateAs(l.place, group[0].Base(), cleanedSuffix, l.config.Load().IndexIntervalBytes)
 	if err != nil {
-		return c.spaceOr(err)
+		return c.l.shortOr(err)
 	}
 	w := rewriter{c: c, out: s}
 	err = w.run(group)
@@ -40,7 +40,7 @@ func (c *compaction) clean(group []*part) error {
 		}
 	}
 	if err != nil {
-		return c.spaceOr(err)
+		return c.l.shortOr(err)
 	}
 	c.stats.SegmentsIn += len(group)
 	c.stats.SegmentsOut++
@@ -49,13 +49,6 @@ func (c *compaction) clean(group []*part) error {
 	c.stats.RecordsIn += w.in
 	c.stats.RecordsOut += w.kept
 	return nil
-}
-
-func (c *compaction) spaceOr(err error) error {
-	if segment.IsNoSpace(err) && !errors.Is(err, ErrNoSpace) {
-		return fmt.Errorf("%w: %s: %w", ErrNoSpace, c.l.place.Dir, err)
-	}
-	return err
 }
 
 // rewriter writes what is kept of a group of segments.
@@ -250,12 +243,15 @@ func (c *compaction) swap(group []*part, s *segment.Segment) error {
 		return err
 	}
 	if err := segment.SyncDir(l.place.FS, l.place.Dir); err != nil {
+		if s := l.short(err); s != nil {
+			return s
+		}
 		return l.fail(err)
 	}
 	m := s.Meta()
 	l.flusher.takeDue(l, true)
 	if err := l.flush(true, func(cp *checkpoint) { cp.swap = &m }); err != nil {
-		if errors.Is(err, ErrNoSpace) {
+		if isShort(err) {
 			return err
 		}
 		return l.fail(err)

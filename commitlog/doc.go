@@ -32,7 +32,8 @@
 //     FlushedEnd goes back only by truncation.
 //   - A segment begins at the offset where the one before it ended, so a file
 //     that a crash left behind is recognised by its name.
-//   - A full disk changes nothing: ErrNoSpace, and the log goes on. Any other
+//   - A full disk changes nothing: ErrNoSpace, and the log goes on. Neither does
+//     running out of descriptors: ErrNoFiles, and flushes wait for some. Any other
 //     failed write or sync is final for the log (ErrFailed): after a failed
 //     fsync the kernel has forgotten which pages are not on disk, so asking
 //     again would only get a lie.

@@ -4,8 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
 	"path"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -380,4 +386,122 @@ func TestCloseOfAnIdleLogWritesNothing(t *testing.T) {
 	l = e.open()
 	require.EqualValues(t, 5, l.LastEpoch())
 	require.NoError(t, l.Close(true))
+}
+
+// noFiles refuses to open files now and then, as a process does that has as many as it
+// may.
+type noFiles struct {
+	on   atomic.Bool
+	mu   sync.Mutex
+	rand *rand.Rand
+	hits int
+}
+
+func (f *noFiles) inject(op errorfs.Op) error {
+	switch op.Kind {
+	case errorfs.OpCreate, errorfs.OpOpen, errorfs.OpOpenDir:
+	default:
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.on.Load() || f.rand.IntN(3) == 0 {
+		return nil
+	}
+	f.hits++
+	return &fs.PathError{Op: "open", Path: op.Path, Err: syscall.EMFILE}
+}
+
+// Whatever finds no descriptor fails by itself, and changes nothing. What it put off is
+// made up for once there are descriptors again.
+func TestNoFilesIsNoFailure(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			f := &noFiles{rand: rand.New(rand.NewPCG(seed, 1))}
+			dir := t.TempDir() + "/topic/0"
+			require.NoError(t, os.MkdirAll(dir, 0o755))
+			e := newEnv(t, errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(f.inject)), dir)
+			e.fds = segment.NewFDCache(2)
+			random := rand.New(rand.NewPCG(seed, 2))
+			l := e.open()
+			var want []record.Offset
+			refused := map[string]int{}
+			try := func(what string, err error) bool {
+				if err != nil {
+					require.ErrorIs(t, err, ErrNoFiles, what)
+					refused[what]++
+				}
+				require.NoError(t, l.Failed(), what)
+				return err == nil
+			}
+			for step := range 120 {
+				f.on.Store(step%30 != 29)
+				end := l.End()
+				switch n := random.IntN(20); {
+				case n < 12:
+					// Single records of which one or two fill a segment, several at a time.
+					var batches []record.Batch
+					for i := range record.Offset(1 + random.IntN(4)) {
+						batches = append(batches, batch(end+i, 0, int64(step), strings.Repeat("x", random.IntN(1500))))
+					}
+					if try("append", l.Append(batches)) {
+						for i := range batches {
+							want = append(want, batches[i].BaseOffset)
+						}
+					}
+				case n < 14:
+					_, err := l.Roll()
+					try("roll", err)
+				case n < 16:
+					l.flusher.request(l, true)
+				case n < 18 && len(want) > 0:
+					to := want[random.IntN(len(want))]
+					if try("truncate", l.TruncateTo(to)) {
+						want = slices.DeleteFunc(want, func(o record.Offset) bool { return o >= to })
+						require.Equal(t, to, l.End())
+					}
+				case n < 19:
+					_, err := l.TrimTo(l.Start() + record.Offset(random.IntN(20)))
+					try("trim", err)
+					start := l.Start()
+					want = slices.DeleteFunc(want, func(o record.Offset) bool { return o < start })
+				}
+				if f.on.Load() {
+					continue
+				}
+				require.NoError(t, l.Flush(t.Context()))
+				require.Equal(t, l.End(), l.FlushedEnd())
+				if random.IntN(2) == 0 {
+					require.NoError(t, l.Close(random.IntN(2) == 0))
+					l = e.open()
+				}
+				got := offsets(t, readAll(t, l, l.Start(), 1<<20))
+				require.True(t, slices.Equal(want, got), "want %v, got %v", want, got)
+			}
+			require.Positive(t, f.hits)
+			require.NotEmpty(t, refused)
+			require.Empty(t, e.fatal)
+			f.on.Store(false)
+			require.NoError(t, l.Close(true))
+		})
+	}
+}
+
+// A flush waits for a descriptor and does not tell that it is done before.
+func TestFlushWaitsForFiles(t *testing.T) {
+	f := &fault{kinds: []errorfs.OpKind{errorfs.OpOpenDir}, err: syscall.ENFILE}
+	e := faultEnv(t, f)
+	l := e.open()
+	f.on.Store(true)
+	fill(t, l, 1)
+	short, cancel := context.WithTimeout(t.Context(), 3*retryAfter)
+	defer cancel()
+	require.ErrorIs(t, l.Flush(short), context.DeadlineExceeded)
+	require.GreaterOrEqual(t, f.hits.Load(), int64(2), "it was tried again")
+	require.Zero(t, l.FlushedEnd())
+	f.on.Store(false)
+	require.NoError(t, l.Flush(t.Context()))
+	require.EqualValues(t, 2, l.FlushedEnd())
+	require.NoError(t, l.Close(true))
+	require.Empty(t, e.fatal)
 }

@@ -28,7 +28,11 @@ func (l *Log) flushRound() {
 	if l.usable() != nil {
 		return // failed or closed meanwhile; waiters were answered
 	}
-	if err := l.flush(l.flusher.takeDue(l, false), nil); err != nil {
+	due := l.flusher.takeDue(l, false)
+	switch err := l.flush(due, nil); {
+	case errors.Is(err, ErrNoFiles):
+		l.flusher.later(l, due)
+	case err != nil:
 		// fail has told the owner and answered the waiters.
 		_ = l.fail(err)
 	}
@@ -36,7 +40,8 @@ func (l *Log) flushRound() {
 
 // flush syncs what was appended, stores what was sealed, publishes FlushedEnd
 // and, with checkpoint, writes the recovery checkpoint, after edit has changed
-// it. A full disk only puts off what is not data.
+// it. A full disk only puts off what is not data. Without descriptors nothing is
+// lost, and all may be put off: ErrNoFiles.
 //
 // Crash points: data is synced first, then the files derived from it, then
 // the directory, then the checkpoint takes its place by a rename. So a
@@ -51,9 +56,16 @@ func (l *Log) flush(withCheckpoint bool, edit func(*checkpoint)) error {
 		c.cp = nil
 		l.flusher.request(l, true)
 	}
+	dir, top := c.dir, c.top
+	putOff := func(err error) error {
+		l.mu.Lock()
+		l.dirChanged, l.newDir = l.dirChanged || dir || c.dir, l.newDir || top
+		l.mu.Unlock()
+		return l.shortOr(err)
+	}
 	for _, p := range c.parts {
 		if err := p.File().Acquire(); err != nil {
-			return err
+			return putOff(err)
 		}
 		err := p.Sync()
 		p.File().Release()
@@ -61,33 +73,33 @@ func (l *Log) flush(withCheckpoint bool, edit func(*checkpoint)) error {
 			return err
 		}
 	}
-	stored, complete, err := l.storeDerived(&c)
+	stored, short, err := l.storeDerived(&c)
 	if err != nil {
 		return err
 	}
 	if c.dir {
 		if err := l.syncDirs(c.top); err != nil {
-			return err
+			return putOff(err)
 		}
 		if c.top {
 			l.rooted.Store(true)
 		}
 	}
 	l.publishFlushed(&c, stored)
-	if c.cp != nil && !complete && edit != nil {
-		return ErrNoSpace
+	if c.cp != nil && short != nil && edit != nil {
+		return l.shortOr(short)
 	}
-	if c.cp != nil && complete {
+	if c.cp != nil && short == nil {
 		if edit != nil {
 			edit(c.cp)
 		}
 		if err := l.writeCheckpoint(c.cp); err != nil {
-			if !segment.IsNoSpace(err) {
+			if !segment.IsShort(err) {
 				return err
 			}
-			l.logger.Warn("no space for the recovery checkpoint", "dir", l.place.Dir, "err", err)
+			l.tellShort("the recovery checkpoint", err)
 			if edit != nil {
-				return ErrNoSpace
+				return l.shortOr(err)
 			}
 		}
 	}
@@ -136,14 +148,14 @@ func (l *Log) checkpointLocked(parts []*part) *checkpoint {
 
 // storeDerived writes the indexes of sealed segments and the producer
 // snapshots between them. It answers which segments need no further work, and
-// whether the disk had room for all.
-func (l *Log) storeDerived(c *capture) (stored []*part, complete bool, err error) {
-	full := func(err error) ([]*part, bool, error) {
-		if !segment.IsNoSpace(err) {
-			return nil, false, err
+// why some are left: there was no room, or no descriptor.
+func (l *Log) storeDerived(c *capture) (stored []*part, short, err error) {
+	full := func(err error) ([]*part, error, error) {
+		if !segment.IsShort(err) {
+			return nil, nil, err
 		}
-		l.logger.Warn("no space for the indexes of a segment", "dir", l.place.Dir, "err", err)
-		return stored, false, nil
+		l.tellShort("the indexes of a segment", err)
+		return stored, err, nil
 	}
 	for i, p := range c.snapshots {
 		path := l.place.Path(p.Base(), snapshotSuffix)
@@ -168,7 +180,16 @@ func (l *Log) storeDerived(c *capture) (stored []*part, complete bool, err error
 			return full(err)
 		}
 	}
-	return stored, true, nil
+	return stored, nil, nil
+}
+
+// tellShort says that a file was put off.
+func (l *Log) tellShort(what string, err error) {
+	if segment.IsNoFiles(err) {
+		l.flusher.tellNoFiles(l.logger, err)
+		return
+	}
+	l.logger.Warn("no space for "+what, "dir", l.place.Dir, "err", err)
 }
 
 // storePart writes the index files of a sealed and synced segment.

@@ -2,6 +2,7 @@ package commitlog
 
 import (
 	"container/list"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -46,11 +47,24 @@ type Flusher struct {
 	aging list.List
 	total int64
 	timer *time.Timer // fires when the first of aging is due; nil when not armed
+	// putOff holds logs whose flush found no descriptor; again fires when they are
+	// tried once more, nil when there are none. toldNoFiles is when that was told last.
+	putOff      []*Log
+	again       *time.Timer
+	toldNoFiles time.Time
 }
+
+const (
+	// retryAfter is when a flush that found no descriptor is tried again.
+	retryAfter = 200 * time.Millisecond
+	// tellEvery is the least time between two complaints about descriptors.
+	tellEvery = 10 * time.Second
+)
 
 // flushState is a log's place in the flusher, guarded by Flusher.mu.
 type flushState struct {
 	queued, running, again bool
+	putOff                 bool // in Flusher.putOff
 	due                    bool // the next round writes a checkpoint
 	bytes                  int64
 	since                  time.Time
@@ -225,6 +239,52 @@ func (f *Flusher) work() {
 	f.mu.Unlock()
 }
 
+// later has a log synced again in a while, with a checkpoint if one was due.
+func (f *Flusher) later(l *Log, checkpoint bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return
+	}
+	l.flushState.due = l.flushState.due || checkpoint
+	if !l.flushState.putOff {
+		l.flushState.putOff = true
+		f.putOff = append(f.putOff, l)
+	}
+	if f.again == nil {
+		f.again = time.AfterFunc(retryAfter, f.onAgain)
+	}
+}
+
+func (f *Flusher) onAgain() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.again = nil
+	if f.closed {
+		return
+	}
+	for _, l := range f.putOff {
+		l.flushState.putOff = false
+		f.enqueueLocked(l)
+	}
+	f.putOff = nil
+}
+
+// tellNoFiles complains now and then that there are no descriptors: each operation
+// that meets it fails by itself, all the time.
+func (f *Flusher) tellNoFiles(log *slog.Logger, err error) {
+	f.mu.Lock()
+	now := time.Now()
+	quiet := now.Sub(f.toldNoFiles) < tellEvery
+	if !quiet {
+		f.toldNoFiles = now
+	}
+	f.mu.Unlock()
+	if !quiet {
+		log.Error("no file descriptor is left: what needs one is refused or put off until there is; raise the limit (ulimit -n, LimitNOFILE)", "err", err)
+	}
+}
+
 // unchanged says whether nothing was appended since the last checkpoint.
 func (f *Flusher) unchanged(l *Log) bool {
 	f.mu.Lock()
@@ -246,6 +306,10 @@ func (f *Flusher) Close() {
 	if f.timer != nil {
 		f.timer.Stop()
 		f.timer = nil
+	}
+	if f.again != nil {
+		f.again.Stop()
+		f.again, f.putOff = nil, nil
 	}
 	for f.workers > 0 {
 		f.idle.Wait()

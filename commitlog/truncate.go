@@ -38,7 +38,7 @@ func (l *Log) TruncateTo(off record.Offset) error {
 		l.forgetEpochs(end)
 		return nil
 	}
-	return l.truncate(off)
+	return l.shortOr(l.truncate(off))
 }
 
 // forgetEpochs drops the epochs that begin at the end of the log. A crash may
@@ -66,6 +66,9 @@ func (l *Log) truncate(off record.Offset) error {
 		return l.reset(off, l.epochsBelow(off), &producer.State{})
 	}
 	if err := l.flush(false, nil); err != nil {
+		if isShort(err) {
+			return err
+		}
 		return l.fail(err)
 	}
 	parts := l.list()
@@ -79,6 +82,11 @@ func (l *Log) truncate(off record.Offset) error {
 	if err != nil {
 		return err
 	}
+	// Held from here on, for there may be no descriptor once it is cut.
+	if err := next.File().Acquire(); err != nil {
+		return err
+	}
+	defer next.File().Release()
 	end := next.Meta().End
 	state, err := l.stateAt(end)
 	if err != nil {
@@ -158,6 +166,8 @@ func (l *Log) reopenCut(old *part, cut int64) (*part, error) {
 
 // cutFiles makes the disk follow: the segment next takes the place of gone[0],
 // the others of gone are removed, newest first.
+//
+// REQUIRES: a reference to next's file is held.
 func (l *Log) cutFiles(gone []*part, next *part) error {
 	for i := len(gone) - 1; i > 0; i-- {
 		if err := l.removePart(gone[i]); err != nil {
@@ -171,17 +181,22 @@ func (l *Log) cutFiles(gone []*part, next *part) error {
 			return err
 		}
 	}
-	if err := next.File().Acquire(); err != nil {
-		return err
-	}
-	defer next.File().Release()
 	if err := next.Undo(); err != nil {
 		return err
 	}
 	if err := next.Sync(); err != nil {
 		return err
 	}
-	return segment.SyncDir(l.place.FS, l.place.Dir)
+	err := segment.SyncDir(l.place.FS, l.place.Dir)
+	if segment.IsNoFiles(err) {
+		// Until then the old tail may come back, as if nothing had been cut. The next
+		// flush does it, before anything that is written now counts.
+		l.mu.Lock()
+		l.dirChanged = true
+		l.mu.Unlock()
+		err = nil
+	}
+	return err
 }
 
 // unpin releases the reference for unsynced data.
@@ -232,19 +247,35 @@ func (l *Log) cleanedEnd() record.Offset {
 }
 
 // replaceCheckpoint writes a checkpoint and makes sure that it is the one that
-// a restart finds.
+// a restart finds. Everything that may want for a descriptor comes before it is
+// there: from then on a crash would carry it out.
 func (l *Log) replaceCheckpoint(cp *checkpoint) error {
-	err := l.writeCheckpoint(cp)
-	if err == nil {
-		err = l.root()
+	if !l.rooted.Load() {
+		if err := l.root(); err != nil {
+			return l.shortOrFail(err)
+		}
 	}
-	if segment.IsNoSpace(err) {
-		return fmt.Errorf("%w: %s: %w", ErrNoSpace, l.place.Dir, err)
-	}
+	dir, err := l.place.FS.OpenDir(l.place.Dir)
 	if err != nil {
-		return l.fail(err)
+		return l.shortOrFail(err)
 	}
-	return nil
+	if err = l.writeCheckpoint(cp); err != nil {
+		err = l.shortOrFail(err)
+	} else if err = dir.Sync(); err != nil {
+		err = l.fail(err)
+	}
+	if cerr := dir.Close(); err == nil && cerr != nil {
+		err = l.fail(cerr)
+	}
+	return err
+}
+
+// shortOrFail is short, and what is not short is final.
+func (l *Log) shortOrFail(err error) error {
+	if s := l.short(err); s != nil {
+		return s
+	}
+	return l.fail(err)
 }
 
 // ResetTo discards the log and begins an empty one at off, with the leader
@@ -362,7 +393,7 @@ func (l *Log) TrimTo(off record.Offset) (freed int64, err error) {
 		err = segment.SyncDir(l.place.FS, l.place.Dir)
 	}
 	if err != nil && !oneByOne {
-		return 0, l.fail(err)
+		return 0, l.shortOrFail(err)
 	}
 	l.mu.Lock()
 	parts := l.list()

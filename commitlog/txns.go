@@ -79,7 +79,7 @@ func (l *Log) rebuildAborted(p *part) ([]producer.Aborted, error) {
 	}
 	path := l.place.Path(p.Base(), txnIndexSuffix)
 	err = segment.WriteFile(l.place.FS, path, producer.AppendTxnIndex(nil, aborted), true)
-	if err != nil && !segment.IsNoSpace(err) {
+	if err != nil && !segment.IsShort(err) {
 		return nil, err
 	}
 	return aborted, nil

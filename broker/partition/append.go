@@ -294,7 +294,7 @@ func (p *Partition) commit(appends []*Append) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
-		if !errors.Is(err, commitlog.ErrNoSpace) {
+		if !errors.Is(err, commitlog.ErrNoSpace) && !errors.Is(err, commitlog.ErrNoFiles) { // the log, or the reserve, says those
 			p.slog.Error("append failed", "topic", p.topic, "partition", p.tp.Partition, "err", err)
 		}
 		err = fmt.Errorf("%w: %w", kerr.KafkaStorageError, err)

@@ -69,13 +69,15 @@ func NewFile(c *FDCache, fs vfs.FS, path string, write bool) *File {
 	return &File{cache: c, fs: fs, path: path, write: write}
 }
 
-// Adopt takes over an open file, which starts without references.
-func (f *File) adopt(open vfs.File) {
+// adopt takes over an open file, which starts with so many references.
+func (f *File) adopt(open vfs.File, refs int) {
 	c := f.cache
 	c.mu.Lock()
 	f.f = open
 	c.open++
-	f.elem = c.idle.PushFront(f)
+	if f.refs = refs; refs == 0 {
+		f.elem = c.idle.PushFront(f)
+	}
 	victims := c.evictLocked()
 	c.mu.Unlock()
 	closeAll(victims)
@@ -139,13 +141,12 @@ func (f *File) openFile() error {
 	if removed {
 		return ErrRemoved
 	}
-	var open vfs.File
-	var err error
-	if f.write {
-		open, err = f.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
-	} else {
-		open, err = f.fs.Open(path)
-	}
+	open, err := c.openOver(func() (vfs.File, error) {
+		if f.write {
+			return f.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+		}
+		return f.fs.Open(path)
+	})
 	if err != nil {
 		return err
 	}
@@ -212,9 +213,12 @@ func (f *File) Detach() {
 
 // evictLocked takes idle descriptors out of the cache until it is within its
 // bound. The caller closes them without the lock.
-func (c *FDCache) evictLocked() []vfs.File {
+func (c *FDCache) evictLocked() []vfs.File { return c.takeLocked(c.max) }
+
+// takeLocked is evictLocked down to a bound.
+func (c *FDCache) takeLocked(bound int) []vfs.File {
 	var victims []vfs.File
-	for c.open > c.max {
+	for c.open > bound {
 		last := c.idle.Back()
 		if last == nil {
 			break
@@ -236,6 +240,24 @@ func closeAll(files []vfs.File) {
 	for _, f := range files {
 		_ = f.Close()
 	}
+}
+
+// openOver opens a file, if need be in the place of idle ones: others than logs may
+// have taken the descriptors that the cache counts on.
+func (c *FDCache) openOver(open func() (vfs.File, error)) (vfs.File, error) {
+	const spare = 8
+	f, err := open()
+	if err == nil || !IsNoFiles(err) {
+		return f, err
+	}
+	c.mu.Lock()
+	victims := c.takeLocked(max(c.open-spare, 0))
+	c.mu.Unlock()
+	if len(victims) == 0 {
+		return nil, err
+	}
+	closeAll(victims)
+	return open()
 }
 
 // handle is the open file.

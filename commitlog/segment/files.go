@@ -24,6 +24,16 @@ func IsNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
+// IsNoFiles says whether err means that the process, or the machine, has as many
+// files open as it may: nothing was asked of the disk.
+func IsNoFiles(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// IsShort says whether err means that something is used up, not that it failed:
+// IsNoSpace or IsNoFiles.
+func IsShort(err error) bool { return IsNoSpace(err) || IsNoFiles(err) }
+
 // IsNotExist says whether err means that a file is missing.
 func IsNotExist(err error) bool { return oserror.IsNotExist(err) || errors.Is(err, os.ErrNotExist) }
 

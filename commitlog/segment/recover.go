@@ -177,7 +177,7 @@ func (s *Segment) rebuild() error {
 	s.mu.Lock()
 	s.entries, s.inMemory = made.entries, true
 	s.mu.Unlock()
-	if err := s.Persist(); err != nil && !IsNoSpace(err) {
+	if err := s.Persist(); err != nil && !IsShort(err) {
 		return err
 	}
 	return nil

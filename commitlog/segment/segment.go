@@ -61,16 +61,26 @@ func Create(p Place, base record.Offset, interval int64) (*Segment, error) {
 	return CreateAs(p, base, LogSuffix, interval)
 }
 
+// CreateHeld is Create with a reference to the log file held: it need not be opened
+// again, for which there might be no descriptor.
+func CreateHeld(p Place, base record.Offset, interval int64) (*Segment, error) {
+	return create(p, base, LogSuffix, interval, 1)
+}
+
 // CreateAs is Create for a log file that has another suffix until Rename.
 func CreateAs(p Place, base record.Offset, suffix string, interval int64) (*Segment, error) {
+	return create(p, base, suffix, interval, 0)
+}
+
+func create(p Place, base record.Offset, suffix string, interval int64, refs int) (*Segment, error) {
 	path := p.path(base, suffix)
-	f, err := p.FS.Create(path, vfs.WriteCategoryUnspecified)
+	f, err := p.FDs.openOver(func() (vfs.File, error) { return p.FS.Create(path, vfs.WriteCategoryUnspecified) })
 	if err != nil {
 		return nil, fmt.Errorf("segment: create %s: %w", path, err)
 	}
 	s := newSegment(p, NewMeta(base), interval)
 	s.log = NewFile(p.FDs, p.FS, path, true)
-	s.log.adopt(f)
+	s.log.adopt(f, refs)
 	s.inMemory = true
 	return s, nil
 }
