@@ -69,25 +69,42 @@ func mustUnmap(b []byte) {
 // Buffer returns n bytes of any content, to be filled and given to Complete, or
 // back to Recycle. Those that are neither are lost until the process ends.
 func (c *Cache) Buffer(n int) []byte {
-	usual := c.pool.usual(n)
 	var b []byte
-	if usual {
-		c.mu.Lock()
-		b = c.pool.get()
-		c.mu.Unlock()
-	}
-	if b == nil && usual {
-		if whole, fresh, err := mapMemory(int(fileSize(int64(c.pool.size)))); err == nil {
-			b = fresh
-			c.mu.Lock()
-			c.pool.mapped[unsafe.SliceData(b)] = whole
-			c.mu.Unlock()
-		} // else there are no more mappings: vm.max_map_count
+	if c.pool.usual(n) {
+		if b = c.unusedBuffer(); b == nil {
+			b = c.mapBuffer()
+		}
 	}
 	if b == nil {
 		b = make([]byte, fileSize(int64(n)))
 	}
 	return b[:n]
+}
+
+// unusedBuffer takes a buffer of the usual length from the pool; nil if there is none.
+func (c *Cache) unusedBuffer() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pool.get()
+}
+
+// mapBuffer maps a buffer of the usual length, or takes one that became free while
+// others were being mapped. It is nil when there are no more mappings
+// (vm.max_map_count).
+func (c *Cache) mapBuffer() []byte {
+	c.mapping.Lock()
+	defer c.mapping.Unlock()
+	if b := c.unusedBuffer(); b != nil {
+		return b
+	}
+	whole, b, err := mapMemory(int(fileSize(int64(c.pool.size))))
+	if err != nil {
+		return nil
+	}
+	c.mu.Lock()
+	c.pool.mapped[unsafe.SliceData(b)] = whole
+	c.mu.Unlock()
+	return b
 }
 
 // room is a buffer with what follows it, which makes it a file's image.

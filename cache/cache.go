@@ -51,6 +51,8 @@ type Cache struct {
 	wake   chan struct{}  // 1: a writer has something to look at
 	work   sync.WaitGroup // the writers
 
+	mapping sync.Mutex // held while a buffer is mapped: one processor clears memory, not all
+
 	mu      sync.Mutex
 	entries map[Key]*entry
 	mem     *policy
@@ -89,9 +91,9 @@ type entry struct {
 }
 
 // probationSpare is how much of memory chunks that were read once leave free at
-// most, where there is a disk for them: who gives the cache a large memory means it to
-// be used.
-const probationSpare = 256 << 20
+// most, where there is a disk for them: three quarters of the default. Who gives the
+// cache more memory means it to be used.
+const probationSpare = 96 << 20
 
 // Open starts a cache and takes over the files that an earlier one left in Dir.
 // It fails only if Dir cannot be used at all.
@@ -134,7 +136,7 @@ func Open(opts Options) (*Cache, error) {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
 	}
-	for range writers {
+	for range writers() {
 		c.work.Go(c.writeBehind)
 	}
 	return c, nil

@@ -209,6 +209,47 @@ func TestNewestIsNotEvictedUnseen(t *testing.T) {
 	require.EqualValues(t, 900, c.Stats().MemoryBytes)
 }
 
+// TestMemoryHoldsAScan: what fits into a memory that is larger than the default's
+// spare comes from there the second time, though there is a disk.
+func TestMemoryHoldsAScan(t *testing.T) {
+	const chunks, size = 100, 1 << 20
+	c := mustOpen(t, Options{MemoryBytes: 2 * chunks * size, DiskBytes: 1 << 30, Dir: t.TempDir()})
+	defer closeCache(t, c)
+	for i := range chunks {
+		_, f, owner, err := c.Acquire(t.Context(), keyOf(i), true)
+		require.NoError(t, err)
+		require.True(t, owner)
+		f.Complete(make([]byte, size), 0)
+		h, err := f.Wait(t.Context(), true)
+		require.NoError(t, err)
+		h.Release()
+	}
+	for i := range chunks {
+		h, f, _, err := c.Acquire(t.Context(), keyOf(i), true)
+		require.NoError(t, err)
+		require.Nil(t, f, "chunk %d", i)
+		h.Release()
+	}
+	s := c.Stats()
+	require.EqualValues(t, chunks, s.MemoryHits)
+	require.Zero(t, s.DiskHits)
+	require.Zero(t, s.MemoryEvictions)
+	require.Zero(t, s.QueuedBytes+s.DiskWriteBytes)
+}
+
+// TestBufferThatBecameFree: who waited while others mapped buffers takes one that
+// was given back meanwhile.
+func TestBufferThatBecameFree(t *testing.T) {
+	c := mustOpen(t, Options{MemoryBytes: 1 << 20})
+	defer closeCache(t, c)
+	first, second := c.Buffer(1000), c.Buffer(1000)
+	mapped := c.Stats().Mapped
+	c.Recycle(first)
+	c.Recycle(c.mapBuffer())
+	require.Equal(t, mapped, c.Stats().Mapped)
+	c.Recycle(second)
+}
+
 func TestDiskServesWhatMemoryEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := mustOpen(t, Options{MemoryBytes: 1000, DiskBytes: 100_000, Dir: t.TempDir()})

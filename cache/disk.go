@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"syscall"
 	"time"
@@ -183,9 +184,11 @@ func (c *Cache) Pace(ctx context.Context) {
 	}
 }
 
-// writers is how many files are written at one time: as many as keep the disk busy,
-// and so few that they do not stand in front of the log's fsync.
-const writers = 2
+// writers is how many files are written at one time: two keep a disk busy, and are
+// so few that they do not stand in front of the log's fsync. But the runtime does not
+// notice for a while that a system call waits for the disk, so one processor is left
+// to others if there are two.
+func writers() int { return max(1, min(2, runtime.GOMAXPROCS(0)-1)) }
 
 // writeBehind is a writer: it ends when the cache is closed.
 func (c *Cache) writeBehind() {

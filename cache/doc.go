@@ -10,11 +10,11 @@
 // Both tiers are bounded in bytes and evict by S3-FIFO, so that one scan of a
 // terabyte passes through a tenth of the cache and leaves the rest alone. Where there
 // is a disk, chunks that were read once take at most a quarter of a small memory, and
-// all but 256 MiB of a large one, be the rest free or not. What
+// all but 96 MiB of a larger one, be the rest free or not. What
 // is pinned is not evicted; memory can therefore exceed its bound by what is
 // pinned at the time, and its users bound that.
 //
-// What leaves memory goes to disk, written behind by two goroutines with a bounded
+// What leaves memory goes to disk, written behind by one or two goroutines with a bounded
 // queue, which Close stops; they are the package's only ones. Who fills the cache waits
 // a little when the queue is long (Pace). The disk is a convenience: when it is
 // full or failing, chunks are no longer written to it for a while, and nobody
@@ -30,5 +30,6 @@
 // entry is in the table exactly while it is being filled, in memory, queued for
 // writing, or on disk.
 //
-// Lock order: Cache.mu is the only lock and is never held across I/O.
+// Lock order: Cache.mapping, which is held while memory is taken from the system, then
+// Cache.mu, which is never held across I/O.
 package cache

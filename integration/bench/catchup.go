@@ -20,6 +20,8 @@ const (
 	coldConns      = 4 // that read, and as many raw GETs for each as Firn reads ahead
 	rawGets        = 16
 	settleLimit    = 5 * time.Minute
+	// memorySpare is more than a scan leaves unused of the cache's memory.
+	memorySpare = 128 << 20
 )
 
 // tiered is a broker whose topic coldTopic lies in a MinIO alone.
@@ -195,7 +197,7 @@ func catchup(ctx context.Context, e *Env) (figures []Figure, err error) {
 // holds all that was read: without the disk, whose speed decides how much of a
 // fast read can be kept there.
 func (t *tiered) memoryCache(ctx context.Context) ([]Figure, error) {
-	t.args = append(t.args, "--set", "cache.memory.bytes="+fmt.Sprint(2*t.bytes))
+	t.args = append(t.args, "--set", "cache.memory.bytes="+fmt.Sprint(2*t.bytes+memorySpare))
 	speed := Figure{What: "second reader, cache in memory", Unit: "MB/s", RawWhat: "hot read",
 		Target: &Target{OfRatio: true, Least: true, Bound: 0.9}}
 	cpu := Figure{What: "Firn's CPU for 1 GB of it", Unit: "s", RawWhat: "hot read"}
