@@ -111,7 +111,6 @@ var rollingRestart = fault{"rolling restart", soon, func(s *stage) {
 // TestProcesses kills, pauses, stops and wipes brokers. Their bucket is a real
 // MinIO's.
 func TestProcesses(t *testing.T) {
-	bk, s := harness.NewBucket(t)
-	matrix(t, harness.ClusterOptions{Store: bk.S3(s.Addr), Env: bk.Env}, []fault{killLeader, killController, pauseLeader, pauseController, wipe, rollingRestart,
+	matrix(t, harness.ClusterOptions{MinIO: true}, []fault{killLeader, killController, pauseLeader, pauseController, wipe, rollingRestart,
 		killAgain, killTwo, killAll, pauseShortly, pauseAll})
 }

@@ -3,8 +3,8 @@ package cluster
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/stretchr/testify/require"
 
@@ -80,12 +80,15 @@ func (w *workload) verifyTiers(late int) {
 	}
 }
 
+// deposedAlive are the faults in which a leader may be deposed and live.
+var deposedAlive = regexp.MustCompile(`SIGSTOP|cut|hears|flapping|slow|lost|far away`)
+
 // lateUploads is how many objects the faults may have left to the listing of orphans:
-// a broker that was stopped in the middle of an upload, and goes on with it when its
-// object's deletion is over already.
+// a broker that was stopped, or cut off, in the middle of an upload or before it heard
+// that it may begin, and goes on with it when its object's deletion is over already.
 func lateUploads(rounds int, faults []fault) (n int) {
 	for _, f := range faults {
-		if strings.HasPrefix(f.name, "SIGSTOP") {
+		if deposedAlive.MatchString(f.name) {
 			n += rounds
 		}
 	}

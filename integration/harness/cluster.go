@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,8 +23,10 @@ type ClusterOptions struct {
 	// Network puts each broker, and the clients, into a network namespace of its
 	// own. It skips the test where that is not possible.
 	Network bool
-	// Store is the object store's URL; empty is a directory that all share.
+	// Store is the object store's URL; empty is a directory that all share. MinIO asks
+	// for a bucket of the cluster's own on the test process's MinIO instead.
 	Store    string
+	MinIO    bool
 	Env, Set []string
 	// Disks are the sizes of file systems of their own for the brokers that have
 	// them, by id; see Cluster.Disk.
@@ -63,6 +66,10 @@ func NewCluster(t testing.TB, o ClusterOptions) *Cluster {
 	t.Helper()
 	if o.Brokers == 0 {
 		o.Brokers = 3
+	}
+	if o.MinIO {
+		bk, s := NewBucket(t)
+		o.Store, o.Env = bk.S3(s.Addr), append(slices.Clone(o.Env), bk.Env...)
 	}
 	c := &Cluster{t: t, opts: o, Disk: make(map[int32]*Disk)}
 	fo := fleet.Options{Program: Binary(t), Dir: t.TempDir(), Brokers: o.Brokers, Store: o.Store, Env: o.Env, Set: o.Set}
