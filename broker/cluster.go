@@ -215,10 +215,6 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	if err := b.awaitMetadata(ctx); err != nil {
 		return err
 	}
-	store := b.clusterFile("store")
-	if err := membership.CheckStore(vfs.Default, store, b.cfg.StoreIdentity(), b.hasTiered()); err != nil {
-		return err
-	}
 	have := b.meta.Image().ClusterID()
 	if b.cfg.ClusterID != "" && b.cfg.ClusterID != have {
 		return fmt.Errorf("cluster.id is %s, but %s belongs to cluster %s: correct cluster.id or data.dir", b.cfg.ClusterID, b.cfg.DataDir, have)
@@ -226,7 +222,10 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 	if err := membership.CheckNodeID(b.meta.Image(), b.cfg.ID, b.dir.DirectoryID()); err != nil {
 		return err
 	}
-	if err := errors.Join(b.dir.SetClusterID(have), membership.NoteStore(vfs.Default, store, b.cfg.StoreIdentity())); err != nil {
+	if err := membership.NoteStore(ctx, b.meta, b.cfg.StoreIdentity()); err != nil {
+		return err
+	}
+	if err := b.dir.SetClusterID(have); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if m := b.cluster.members; m != nil {
@@ -275,7 +274,7 @@ func (b *Broker) startControl() {
 		Upkeep: controller.UpkeepOptions{Balance: b.cfg.AutoLeaderRebalance, BalancePercent: -1,
 			InternalFactor: int(b.cfg.OffsetsReplicationFactor)},
 	})
-	admission := membership.NewAdmission(membership.AdmissionOptions{Image: b.meta.Image, Store: b.cfg.StoreIdentity(), Tiered: b.hasTiered})
+	admission := membership.NewAdmission(membership.AdmissionOptions{Image: b.meta.Image})
 	c.link.HandleCall(membership.CallJoin, func(ctx context.Context, _ link.Peer, body []byte) ([]byte, error) {
 		return admission.Handle(ctx, body)
 	})
@@ -287,16 +286,6 @@ func (b *Broker) startControl() {
 		}))
 	}
 	close(c.built)
-}
-
-// hasTiered reports whether the cluster has data in its object store.
-func (b *Broker) hasTiered() bool {
-	for _, p := range b.meta.Image().AllPartitions() {
-		if p.RemoteEnd > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // lead is what this node does while it leads the metadata.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/firnlog/firn/integration/fleet"
 	"github.com/firnlog/firn/integration/harness"
@@ -88,6 +89,9 @@ func TestStrangersAreRefused(t *testing.T) {
 	refused(t, stranger("gossip.key="+base64.StdEncoding.EncodeToString(key)), "gossip.key")
 	refused(t, stranger("cluster.id=AAAAAAAAAAAAAAAAAAAAAQ"), "cluster")
 
+	// Nothing is in the store yet: it would be, half in one bucket and half in another.
+	refused(t, stranger("object.store.url=fs://"+filepath.Join(t.TempDir(), "another")), "object.store.url")
+
 	// One that was in another cluster before.
 	other := harness.StartCluster(t, harness.ClusterOptions{Brokers: 1, Set: settings()})
 	other.StopBroker(other.Brokers[0])
@@ -109,7 +113,8 @@ func TestStrangersAreRefused(t *testing.T) {
 	b.Set = nil
 	c.StartBroker(b)
 	c.AwaitWhole()
-	topics, err := kadm.NewClient(c.Client()).ListTopics(t.Context())
+	// The strangers are among the seeds otherwise.
+	topics, err := kadm.NewClient(c.Client(kgo.SeedBrokers(c.Seeds()[:3]...))).ListTopics(t.Context())
 	require.NoError(t, err)
 	require.True(t, topics.Has(topicName))
 }

@@ -13,6 +13,8 @@ import (
 const (
 	RemoteSystemEnable = "remote.log.storage.system.enable"
 	TierStores         = "tier.stores"
+	// ObjectStore is set by the brokers themselves.
+	ObjectStore = "object.store"
 )
 
 var tierName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
@@ -280,6 +282,7 @@ func tierKeys() []*Key {
 	return []*Key{
 		boolean(RemoteSystemEnable, "true", "Whether this cluster has an object store. Kafka's default is false; a topic is tiered only when remote.storage.enable says so."),
 		text("object.store.url", "", "The object store: fs:///DIR, mem:, s3://BUCKET/PREFIX?endpoint=...&region=... or minio://HOST:PORT/BUCKET/PREFIX?secure=false. Empty is a directory below data.dir. Credentials come from the environment.").own(),
+		text(ObjectStore, "", "The store that object.store.url of all brokers leads to: bucket:BUCKET/PREFIX, fs:DIR. The first broker with a store sets it as the default of all; a broker whose own differs is refused. To be altered only when the content was moved to another store.").clusterWide().own(),
 		list(TierStores, "warm,cold", "The names that may follow hot in retention.tiers. All of them lie in object.store.url.").own().checked(validTierStores),
 		integer("tier.upload.concurrency", "4", "How many objects are uploaded at a time.").between(1, 256).own(),
 		long("tier.upload.timeout.ms", "600000", "How long, in ms, one attempt at an upload may take.").atLeast(1000).own(),

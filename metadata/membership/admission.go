@@ -63,17 +63,15 @@ type Applicant struct {
 	Features  map[string]metadata.VersionRange `json:"features"`
 	// Time is its clock, ms since the Unix epoch.
 	Time int64 `json:"time"`
-	// Store names its object store, "" for none or one that no other node shares.
+	// Store names its object store, "" for none.
 	Store string `json:"store,omitempty"`
 }
 
 // MaxClockSkew is how far a node's clock may be from the cluster's.
 const MaxClockSkew = 10 * time.Second
 
-// Admit judges an applicant by the cluster's state: nil, or a *Refusal. store is
-// the object store of the node that judges; tiered says that the cluster has data
-// in it.
-func Admit(img *metadata.Image, a *Applicant, now time.Time, store string, tiered bool) error {
+// Admit judges an applicant by the cluster's state: nil, or a *Refusal.
+func Admit(img *metadata.Image, a *Applicant, now time.Time) error {
 	if a.ClusterID != "" && a.ClusterID != img.ClusterID() {
 		return refuse(ErrForeignCluster, "this node belongs to cluster %s, and the one that it found is %s: correct cluster.join or cluster.id, or give it a data.dir of its own", a.ClusterID, img.ClusterID())
 	}
@@ -89,8 +87,8 @@ func Admit(img *metadata.Image, a *Applicant, now time.Time, store string, tiere
 	if err := CheckFeatures(img, a.Features, a.Version); err != nil {
 		return err
 	}
-	if tiered && store != "" && a.Store != "" && a.Store != store {
-		return refuse(ErrChangedStore, "the cluster's data is in %s, and object.store.url of this node is %s: its leaders could not read what others have stored; correct object.store.url", store, a.Store)
+	if err := CheckStore(img, a.Store); err != nil {
+		return err
 	}
 	return CheckClock(time.UnixMilli(a.Time), now, 0)
 }
@@ -171,10 +169,6 @@ type joinAnswer struct {
 type AdmissionOptions struct {
 	// Image is the state as this node knows it.
 	Image func() *metadata.Image
-	// Store names this node's object store, and Tiered says whether the cluster has
-	// data in it.
-	Store  string
-	Tiered func() bool
 	// Admitted is called for each applicant that may run, before it hears of it: it
 	// may make it a non-voter at once. nil leaves that to KeepVoters.
 	Admitted func(ctx context.Context, s Server) error
@@ -202,9 +196,8 @@ func (a *Admission) judge(ctx context.Context, who *Applicant) joinAnswer {
 		answer.NotReady = true
 		return answer
 	}
-	tiered := a.o.Tiered != nil && a.o.Tiered()
 	var refused *Refusal
-	if err := Admit(img, who, now, a.o.Store, tiered); errors.As(err, &refused) {
+	if err := Admit(img, who, now); errors.As(err, &refused) {
 		for code, kind := range refusals {
 			if errors.Is(refused, kind) {
 				answer.Refusal, answer.Text = code, refused.Text

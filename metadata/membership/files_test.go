@@ -52,37 +52,4 @@ func TestGoldenFiles(t *testing.T) {
 	peers, err := parsePeers(text)
 	require.NoError(t, err)
 	require.Equal(t, []string{"10.0.0.2:7946", "[fd00::3]:7946"}, peers)
-
-	text = golden(t, "store.json", func(path string) error { return NoteStore(vfs.Default, path, "bucket:logs/firn") })
-	store, err := parseStore(text)
-	require.NoError(t, err)
-	require.Equal(t, "bucket:logs/firn", store)
-}
-
-func TestChangedStore(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "cluster", "store.json")
-	require.NoError(t, CheckStore(vfs.Default, path, "bucket:a", true), "nothing is noted")
-	_, err := os.Stat(filepath.Dir(path))
-	require.ErrorIs(t, err, os.ErrNotExist)
-	require.NoError(t, NoteStore(vfs.Default, path, "bucket:a"))
-	require.NoError(t, NoteStore(vfs.Default, path, "bucket:a"))
-	require.NoError(t, CheckStore(vfs.Default, path, "bucket:a", true))
-	require.NoError(t, CheckStore(vfs.Default, path, "bucket:b", false), "there is nothing to lose")
-	err = CheckStore(vfs.Default, path, "bucket:b", true)
-	require.ErrorIs(t, err, ErrChangedStore)
-	require.ErrorContains(t, err, "tiered data of this node lies in bucket:a, and object.store.url is bucket:b by now")
-	err = CheckStore(vfs.Default, path, "", true)
-	require.ErrorIs(t, err, ErrChangedStore)
-	require.ErrorContains(t, err, "has no object store by now")
-	require.NoError(t, os.WriteFile(path, []byte(`{"format":"firn-store","version":2}`), 0o600))
-	require.ErrorContains(t, CheckStore(vfs.Default, path, "bucket:a", true), "unknown version 2")
-}
-
-func FuzzStore(f *testing.F) {
-	f.Add([]byte(`{"format":"firn-store","version":1,"store":"bucket:b"}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if store, err := parseStore(b); err != nil {
-			require.Empty(t, store)
-		}
-	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/configdef"
 )
 
 // switchboard carries calls between the nodes of a test, by cluster address.
@@ -113,7 +114,7 @@ func clusterImage(id string, change func(*metadata.Editor)) *metadata.Image {
 func (s *starting) clusterOf(t *testing.T, board *switchboard, id string, change func(*metadata.Editor)) {
 	t.Helper()
 	img := clusterImage(id, change)
-	a := NewAdmission(AdmissionOptions{Image: func() *metadata.Image { return img }, Store: "s3:bucket", Tiered: func() bool { return true }})
+	a := NewAdmission(AdmissionOptions{Image: func() *metadata.Image { return img }})
 	board.serve(s.Self().ClusterAddr, CallJoin, a.Handle)
 	require.NoError(t, s.SetTags(func(tags *Tags) { tags.ClusterID = id }))
 }
@@ -184,6 +185,7 @@ func TestRefusedAtStart(t *testing.T) {
 	other, known := uuid.New(), uuid.New()
 	member.clusterOf(t, board, "cluster", func(e *metadata.Editor) {
 		e.SetFeature("metadata.version", 3, 1)
+		e.SetConfigs(metadata.ConfigResource{Kind: metadata.ResourceBroker}, map[string]string{configdef.ObjectStore: "s3:bucket"})
 		e.PutBroker(&metadata.Broker{ID: 7, DirectoryID: other})
 		e.PutBroker(&metadata.Broker{ID: 8, DirectoryID: uuid.New(), Fenced: true})
 		e.PutBroker(&metadata.Broker{ID: 9, DirectoryID: uuid.New(), ClusterAddress: "nine:9094"})
@@ -206,7 +208,7 @@ func TestRefusedAtStart(t *testing.T) {
 		"old version": {2, func(_ *Options, f *FormerOptions) {
 			f.Applicant.Features = map[string]metadata.VersionRange{"metadata.version": {Min: 1, Max: 2}}
 		}, ErrOldVersion, "metadata.version=3 (this program: 1 to 2)"},
-		"store": {2, func(_ *Options, f *FormerOptions) { f.Applicant.Store = "s3:other" }, ErrChangedStore, "the cluster's data is in s3:bucket"},
+		"store": {2, func(_ *Options, f *FormerOptions) { f.Applicant.Store = "s3:other" }, ErrChangedStore, "the cluster's object store is s3:bucket, and object.store.url of this node is s3:other"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := startNode(t, board, tc.id, t.TempDir(), false, func(o *Options, f *FormerOptions) {
@@ -248,8 +250,8 @@ func TestClock(t *testing.T) {
 	require.NoError(t, CheckClock(base, base.Add(-10001*time.Millisecond), time.Second))
 	require.EqualError(t, CheckClock(base, base.Add(time.Hour), 0), "clock is off: the clock of this node is 1h0m0s behind the cluster's, at most 10s is allowed: set it, and keep it by NTP")
 	img := clusterImage("c", nil)
-	err := Admit(img, &Applicant{NodeID: 1, Time: base.Add(time.Hour).UnixMilli()}, base, "", false)
+	err := Admit(img, &Applicant{NodeID: 1, Time: base.Add(time.Hour).UnixMilli()}, base)
 	require.EqualError(t, err, "clock is off: the clock of this node is 1h0m0s ahead of the cluster's, at most 10s is allowed: set it, and keep it by NTP")
 	var none *Refusal
-	require.False(t, errors.As(Admit(img, &Applicant{Time: base.UnixMilli()}, base, "", false), &none))
+	require.False(t, errors.As(Admit(img, &Applicant{Time: base.UnixMilli()}, base), &none))
 }

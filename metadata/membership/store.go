@@ -1,86 +1,87 @@
 package membership
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
 
-	"github.com/firnlog/firn/commitlog/segment"
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/configdef"
 )
 
-// The file that names the object store: docs/format/cluster-files.md.
-const (
-	storeFormat = "firn-store"
-	storeV1     = 1
-	storeLimit  = 1 << 16
-)
-
-type storeFile struct {
-	Format  string `json:"format"`
-	Version int    `json:"version"`
-	Store   string `json:"store"`
+// storeOf is the object store that the cluster's data belongs in, "" if none is noted.
+func storeOf(img *metadata.Image) string {
+	return img.Configs(metadata.ResourceBroker, "")[configdef.ObjectStore]
 }
 
-func parseStore(b []byte) (string, error) {
-	var f storeFile
-	if err := json.Unmarshal(b, &f); err != nil {
-		return "", err
+// hasTiered reports whether the cluster has data in its object store.
+func hasTiered(img *metadata.Image) bool {
+	for _, p := range img.AllPartitions() {
+		if p.RemoteEnd > 0 {
+			return true
+		}
 	}
-	switch {
-	case f.Format != storeFormat:
-		return "", errors.New("not the name of an object store")
-	case f.Version != storeV1:
-		return "", fmt.Errorf("unknown version %d", f.Version)
-	}
-	return f.Store, nil
+	return false
 }
 
-// CheckStore refuses an object store that is not the one noted at path, where the
-// cluster has data in that: it would be out of reach, and local copies of it are
-// deleted already. identity is "" where the configuration has no store. Nothing is
-// written. tiered says whether the cluster has data in its store.
-func CheckStore(fs vfs.FS, path, identity string, tiered bool) error {
-	b, err := segment.ReadFile(fs, path, storeLimit)
-	if segment.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("membership: %w", err)
-	}
-	was, err := parseStore(b)
-	if err != nil {
-		return fmt.Errorf("membership: %s: %w", path, err)
-	}
+// CheckStore refuses an object store that is not the one that the cluster noted: what
+// its leaders copied there would be out of reach for this node, and what this node
+// copies elsewhere for them. identity is "" where the configuration has no store. One
+// who is alone may change while there is nothing to lose.
+func CheckStore(img *metadata.Image, identity string) error {
+	noted, tiered := storeOf(img), hasTiered(img)
 	switch {
-	case was == identity || !tiered:
+	case noted == "" || noted == identity, !tiered && (identity == "" || lone(img)):
 		return nil
 	case identity == "":
-		return refuse(ErrChangedStore, "tiered data of this node lies in %s, and its configuration has no object store by now: set remote.log.storage.system.enable and object.store.url as they were", was)
+		return refuse(ErrChangedStore, "the cluster's tiered data is in %s, and the configuration of this node has no object store: set remote.log.storage.system.enable and object.store.url as they are on the others", noted)
 	}
-	return refuse(ErrChangedStore, "tiered data of this node lies in %s, and object.store.url is %s by now: its topics would lose what is stored there; set it back, or move the bucket's content first and then delete %s", was, identity, path)
+	return refuse(ErrChangedStore, "the cluster's object store is %s, and object.store.url of this node is %s: a leader could not read what another one has stored; correct object.store.url; where the cluster is to have another store, move the content there and alter %s, the default of all brokers, first", noted, identity, configdef.ObjectStore)
 }
 
-// NoteStore notes the object store that this node uses, once it may run.
-func NoteStore(fs vfs.FS, path, identity string) error {
-	b, err := json.MarshalIndent(storeFile{Format: storeFormat, Version: storeV1, Store: identity}, "", "  ")
-	if err != nil {
-		return err
+// lone reports whether there is at most one broker.
+func lone(img *metadata.Image) bool {
+	n := 0
+	for range img.Brokers() {
+		n++
 	}
-	b = append(b, '\n')
-	if old, err := segment.ReadFile(fs, path, storeLimit); err == nil && string(old) == string(b) {
-		return nil
+	return n <= 1
+}
+
+// Notes is what NoteStore needs of a metadata.Client.
+type Notes interface {
+	Image() *metadata.Image
+	Propose(ctx context.Context, cmd command.Command) (command.Result, error)
+	ReadBarrier(ctx context.Context) error
+}
+
+// NoteStore has the cluster remember the object store of the first node that has one.
+// Of several that come at once with different ones, all others are refused, as by
+// CheckStore.
+func NoteStore(ctx context.Context, meta Notes, identity string) error {
+	for {
+		img := meta.Image()
+		noted := storeOf(img)
+		if err := CheckStore(img, identity); err != nil || identity == "" || identity == noted {
+			return err
+		}
+		result, err := meta.Propose(ctx, &command.AlterConfigs{Request: command.Request{RequestID: uuid.New()}, Changes: []command.ConfigChange{{
+			Resource: metadata.ConfigResource{Kind: metadata.ResourceBroker},
+			Set:      map[string]string{configdef.ObjectStore: identity},
+			Expect:   []command.ConfigExpectation{{Name: configdef.ObjectStore, Value: noted, Set: noted != ""}},
+		}}})
+		if err == nil {
+			err = result.Items[0].Err
+		}
+		if errors.Is(err, command.ErrConflict) {
+			err = meta.ReadBarrier(ctx)
+		}
+		patient := errors.Is(err, metadata.ErrNotLeader) || errors.Is(err, metadata.ErrUnknownOutcome)
+		if err != nil && !(patient && ctx.Err() == nil) { // both have waited for a leader
+			return fmt.Errorf("note the cluster's object store: %w", err)
+		}
 	}
-	dir := fs.PathDir(path)
-	if err := fs.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("membership: make %s: %w", dir, err)
-	}
-	if err := segment.WriteFile(fs, path, b, true); err != nil {
-		return fmt.Errorf("membership: %w", err)
-	}
-	if err := segment.SyncDir(fs, dir); err != nil {
-		return fmt.Errorf("membership: %w", err)
-	}
-	return nil
 }
