@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/firnlog/firn/broker/adminapi"
 	"github.com/firnlog/firn/metadata/configdef"
 )
 
@@ -242,6 +243,26 @@ func (a *app) completeGroups(cmd *cobra.Command, _ []string, _ string) ([]string
 		return err
 	})
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeBrokers offers the ids of the registered brokers with their states.
+func (a *app) completeBrokers(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	var list adminapi.ClusterBrokers
+	_ = a.adminJSON(ctx, adminapi.PathClusterBrokers, nil, &list) // no broker, no offers
+	words := make([]string, len(list.Brokers))
+	for i, b := range list.Brokers {
+		words[i] = fmt.Sprintf("%d\t%s", b.ID, b.State)
+	}
+	return words, cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) quickly(cmd *cobra.Command, fn func(context.Context, *kadm.Client) error) error {

@@ -360,3 +360,14 @@ new.feature       0  0..0
 	require.Equal(t, "raise firn.version=3? Programs that do not know it are refused from then on. [y/N] firn: nothing was changed",
 		c.fails("cluster", "features", "--upgrade", "firn.version=3"))
 }
+
+func TestCompletionOffersBrokers(t *testing.T) {
+	m := startMembers(t)
+	for _, verb := range []string{"drain", "decommission"} {
+		require.Equal(t, "1\tup\n2\tfenced\n3\tup\n4\tfenced\n:4\n", m.ok("", "__complete", "cluster", verb, ""))
+		require.Equal(t, ":4\n", m.ok("", "__complete", "cluster", verb, "2", ""), "one broker at a time, and no files")
+	}
+	m.admin = "127.0.0.1:1"
+	require.Equal(t, ":4\n", m.ok("", "__complete", "cluster", "drain", ""))
+	require.Equal(t, "firn.version=\n:4\n", m.ok("", "__complete", "cluster", "features", "--upgrade", ""))
+}

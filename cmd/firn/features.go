@@ -15,6 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/metadata/command"
 )
 
 // upgradeOnly is UpdateFeatures' type of update that lowers nothing (KIP-778).
@@ -73,6 +75,7 @@ programs that do not know the new level are refused.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&raise, "upgrade", nil, "raise a feature, NAME=LEVEL; repeatable")
 	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	a.completeWords(cmd, "upgrade", command.Feature+"=")
 	return cmd
 }
 

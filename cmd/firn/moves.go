@@ -49,7 +49,8 @@ func (a *app) clusterDrain() *cobra.Command {
 		Long: `Move every replica from a broker, which may be dead, to the others: each to the one
 that fits the racks best and has the fewest. The plan is shown first. Only what is not
 in the object store is copied.`,
-		Example: "  firn cluster drain 4 --dry-run\n  firn cluster drain 4",
+		Example:           "  firn cluster drain 4 --dry-run\n  firn cluster drain 4",
+		ValidArgsFunction: a.completeBrokers,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := brokerID(args[0])
 			if err != nil {
@@ -211,7 +212,8 @@ func (a *app) clusterDecommission() *cobra.Command {
 		Long: `Forget a broker that is stopped for good. It is refused while the broker is up, or has
 replicas: ` + "`firn cluster drain`" + ` moves those before a living broker is stopped, --drain
 moves those of a dead one first.`,
-		Example: "  firn cluster decommission 4\n  firn cluster decommission 4 --drain",
+		Example:           "  firn cluster decommission 4\n  firn cluster decommission 4 --drain",
+		ValidArgsFunction: a.completeBrokers,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := brokerID(args[0])
 			if err != nil {
