@@ -132,36 +132,23 @@ func Open(opts Options) (*FSM, error) {
 }
 
 func (f *FSM) pebbleOptions() *pebble.Options {
+	log := PebbleLog{f.opts.Logger, f.opts.Dir}
 	o := &pebble.Options{
-		FS:                 f.opts.FS,
+		FS:                 log.FS(f.opts.FS),
 		Cache:              f.opts.Cache,
 		CacheSize:          1 << 20,
 		FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize:       4 << 20,
 		MaxOpenFiles:       64,
-		Logger:             pebbleLogger{f.opts.Logger},
+		Logger:             log,
 		EventListener: &pebble.EventListener{
-			BackgroundError: func(err error) { f.opts.Logger.Error("metadata state: background work failed", "error", err) },
+			BackgroundError: log.BackgroundError,
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				f.fail(fmt.Errorf("%w: metadata state: %s: %w", command.ErrCorrupt, info.Path, info.Details))
 			},
 		},
 	}
 	return o
-}
-
-// pebbleLogger passes Pebble's words to slog. Pebble's chatter is debug; Fatalf
-// must not return.
-type pebbleLogger struct{ l *slog.Logger }
-
-func (p pebbleLogger) Infof(format string, args ...any) { p.l.Debug(fmt.Sprintf(format, args...)) }
-
-func (p pebbleLogger) Errorf(format string, args ...any) { p.l.Error(fmt.Sprintf(format, args...)) }
-
-func (p pebbleLogger) Fatalf(format string, args ...any) {
-	msg := fmt.Sprintf(format, args...)
-	p.l.Error(msg)
-	panic(msg)
 }
 
 // load reads the small state into an image, which the caller publishes.

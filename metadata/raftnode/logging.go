@@ -2,30 +2,12 @@ package raftnode
 
 import (
 	"bytes"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 
 	"github.com/hashicorp/go-hclog"
 )
-
-// pebbleLogger passes Pebble's words to slog; its chatter is debug.
-type pebbleLogger struct{ l *slog.Logger }
-
-// Infof implements pebble.Logger.
-func (p pebbleLogger) Infof(format string, args ...any) { p.l.Debug(fmt.Sprintf(format, args...)) }
-
-// Errorf implements pebble.Logger.
-func (p pebbleLogger) Errorf(format string, args ...any) { p.l.Error(fmt.Sprintf(format, args...)) }
-
-// Fatalf implements pebble.Logger. Pebble cannot go on after it, and a write may
-// or may not be on disk: the process must end.
-func (p pebbleLogger) Fatalf(format string, args ...any) {
-	msg := fmt.Sprintf(format, args...)
-	p.l.Error(msg)
-	panic(msg)
-}
 
 // newRaftLogger passes Raft's lines to slog, level by level.
 func newRaftLogger(l *slog.Logger) hclog.Logger {

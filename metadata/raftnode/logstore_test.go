@@ -17,10 +17,11 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/fsm"
 )
 
 func openStore(t require.TestingT, fs vfs.FS) *logStore {
-	db, err := pebble.Open("raft", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatNewest, Logger: pebbleLogger{quiet}})
+	db, err := pebble.Open("raft", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatNewest, Logger: fsm.PebbleLog{Logger: quiet, Dir: "raft"}})
 	require.NoError(t, err)
 	s, err := newLogStore(db)
 	require.NoError(t, err)

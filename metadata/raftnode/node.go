@@ -230,15 +230,16 @@ func (n *Node) openStores() error {
 }
 
 func (n *Node) logOptions() *pebble.Options {
+	log := fsm.PebbleLog{Logger: n.opts.Logger, Dir: n.opts.FS.PathJoin(n.opts.Dir, "raft")}
 	return &pebble.Options{
-		FS:                 n.opts.FS,
+		FS:                 log.FS(n.opts.FS),
 		Cache:              n.cache,
 		FormatMajorVersion: pebble.FormatNewest,
 		MemTableSize:       4 << 20,
 		MaxOpenFiles:       64,
-		Logger:             pebbleLogger{n.opts.Logger},
+		Logger:             log,
 		EventListener: &pebble.EventListener{
-			BackgroundError: func(err error) { n.opts.Logger.Error("raft log: background work failed", "error", err) },
+			BackgroundError: log.BackgroundError,
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				n.fatal(fmt.Errorf("%w: raft log: %s: %w", command.ErrCorrupt, info.Path, info.Details))
 			},

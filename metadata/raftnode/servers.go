@@ -20,6 +20,7 @@ import (
 
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
+	"github.com/firnlog/firn/metadata/fsm"
 )
 
 // Server is a member of the Raft configuration.
@@ -308,7 +309,7 @@ func HasState(files vfs.FS, dir string) (has bool, err error) {
 	if slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, snapSuffix) }) {
 		return true, nil
 	}
-	db, err := pebble.Open(logDir, &pebble.Options{FS: files, ReadOnly: true, FormatMajorVersion: pebble.FormatNewest, Logger: pebbleLogger{slog.New(slog.DiscardHandler)}})
+	db, err := pebble.Open(logDir, &pebble.Options{FS: files, ReadOnly: true, FormatMajorVersion: pebble.FormatNewest, Logger: fsm.PebbleLog{Logger: slog.Default(), Dir: logDir}})
 	if err != nil {
 		return false, fmt.Errorf("raft log in %s: %w", dir, err)
 	}
