@@ -2,12 +2,15 @@ package membership
 
 import (
 	"flag"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 )
@@ -52,4 +55,24 @@ func TestGoldenFiles(t *testing.T) {
 	peers, err := parsePeers(text)
 	require.NoError(t, err)
 	require.Equal(t, []string{"10.0.0.2:7946", "[fd00::3]:7946"}, peers)
+}
+
+// TestPeersAfterAFullDisk: peers that could not be written are written at the next
+// event, whether they changed or not.
+func TestPeersAfterAFullDisk(t *testing.T) {
+	full := true
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if full && op.Kind == errorfs.OpCreate {
+			return syscall.ENOSPC
+		}
+		return nil
+	}))
+	m := &Membership{opts: Options{FS: fs, PeersFile: "/cluster/peers.json"}, log: slog.New(slog.DiscardHandler),
+		others: map[uuid.UUID]Member{{1}: {GossipAddr: netip.MustParseAddrPort("10.0.0.2:7946")}}}
+	m.Remember()
+	full = false
+	m.remember()
+	peers, err := readPeers(fs, "/cluster/peers.json")
+	require.NoError(t, err)
+	require.Equal(t, []string{"10.0.0.2:7946"}, peers)
 }

@@ -91,9 +91,6 @@ func (m *Membership) remember() {
 	}
 	slices.Sort(peers)
 	skip := !m.keepers || m.opts.PeersFile == "" || len(peers) == 0 || slices.Equal(peers, m.saved)
-	if !skip {
-		m.saved = peers
-	}
 	m.mu.Unlock()
 	if skip {
 		return
@@ -107,5 +104,9 @@ func (m *Membership) remember() {
 	}
 	if err != nil {
 		m.log.Warn("gossip: peers are not remembered; a restart needs cluster.join", "file", m.opts.PeersFile, "err", err)
+		return // the next change of a member tries again
 	}
+	m.mu.Lock()
+	m.saved = peers
+	m.mu.Unlock()
 }
