@@ -159,7 +159,13 @@ func (c *Controller) end() {
 func (c *Controller) settleBrokers(ctx context.Context) (failed bool) {
 	img := c.opts.Meta.Image()
 	c.mu.Lock()
-	commands := Decide(time.Now(), img, c.mu.leases)
+	now := time.Now()
+	commands := Decide(now, img, c.mu.leases)
+	for _, cmd := range commands {
+		if s, ok := cmd.(*command.SetBrokerState); ok && s.State == command.BrokerFenced {
+			c.opts.Logger.Info("controller: fences a broker", "broker", s.BrokerID, "epoch", s.BrokerEpoch, "because", c.mu.leases.whyFenced(now, img, s.BrokerID))
+		}
+	}
 	c.mu.Unlock()
 	return c.propose(ctx, commands)
 }

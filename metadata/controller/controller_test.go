@@ -105,6 +105,40 @@ func TestNewLeaderGrantsAFullLease(t *testing.T) {
 	})
 }
 
+// TestHeartbeatToALeaderThatIsSilentIsGivenUp: as soon as another one leads, it is
+// heard by that one.
+func TestHeartbeatToALeaderThatIsSilentIsGivenUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		_, stop := w.controller(UpkeepOptions{})
+		defer stop()
+		var silent atomic.Bool
+		dir := uuid.New()
+		h := w.heartbeater(1, dir, func(o *HeartbeaterOptions) {
+			o.Leader = func() (string, bool) {
+				if silent.Load() {
+					return "silent", true
+				}
+				return "leader", true
+			}
+		})
+		_, err := h.Register(t.Context())
+		require.NoError(t, err)
+		defer run(h.Run)()
+		require.NoError(t, h.Active(t.Context()))
+		w.setCut("silent", true)
+		silent.Store(true)
+		for h.Lease().Left() > 2100*time.Millisecond {
+			time.Sleep(10 * time.Millisecond) // a heartbeat is under way by now
+		}
+		silent.Store(false)
+		old := w.Image()
+		w.SetLeader(dir)
+		w.tell(old)
+		time.Sleep(20 * time.Millisecond)
+		require.Greater(t, h.Lease().Left(), 2900*time.Millisecond)
+	})
+}
+
 // TestSuspicion: the certain end of a process fences it at once; a hint does not,
 // while its lease may last; a hint about an earlier life is void.
 func TestSuspicion(t *testing.T) {

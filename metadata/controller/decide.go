@@ -51,6 +51,20 @@ func Decide(now time.Time, img *metadata.Image, l *Leases) []command.Command {
 	return out
 }
 
+// whyFenced says to a person why Decide fences a broker.
+func (l *Leases) whyFenced(now time.Time, img *metadata.Image, broker int32) string {
+	switch b := l.brokers[broker]; {
+	case img.Broker(broker).ShuttingDown:
+		return "it shuts down"
+	case b.gone:
+		return "its process is gone"
+	case l.stuck(now, b):
+		return "it applies no metadata"
+	default:
+		return "it is silent"
+	}
+}
+
 // drained reports whether a broker that is shutting down may go.
 func (l *Leases) drained(now time.Time, img *metadata.Image, broker int32) bool {
 	b := l.brokers[broker]

@@ -173,7 +173,8 @@ func (h *Heartbeater) Run(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			if failures++; failures == 1 || h.lease.Left() == 0 && failures%20 == 0 {
+			hungUp := errors.Is(err, context.Canceled) // another leads, and waits to hear from us
+			if failures++; !hungUp && (failures == 1 || h.lease.Left() == 0 && failures%20 == 0) {
 				h.opts.Logger.Warn("heartbeat failed", "error", err, "lease", h.lease.Left(), "failures", failures)
 			}
 			pause /= 5

@@ -72,10 +72,21 @@ func (w *world) Propose(ctx context.Context, cmd command.Command) (command.Resul
 	o := w.ApplyBatch([]fsm.Entry{{Index: w.index, Data: data}})[0]
 	w.log = append(w.log, cmd)
 	w.check(cmd, old, w.Image())
+	w.tellLocked(old)
+	return o.Result, o.Err
+}
+
+// tell tells the subscribers of what changed since an image.
+func (w *world) tell(old *metadata.Image) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tellLocked(old)
+}
+
+func (w *world) tellLocked(old *metadata.Image) {
 	for _, fn := range w.subs {
 		fn(old, w.Image(), metadata.Diff(old, w.Image()))
 	}
-	return o.Result, o.Err
 }
 
 func (w *world) Subscribe(fn func(old, new *metadata.Image, delta metadata.Delta)) (cancel func()) {
