@@ -197,12 +197,12 @@ func (w *world) admin() *proc {
 
 // upgrade brings a newer program to one broker, or, if all have it, raises the level of
 // the cluster. Some ask too early.
-func (w *world) upgrade(n *node) {
+func (w *world) upgrade(*node) {
 	i := slices.IndexFunc(w.nodes[1:], func(n *node) bool { return n.program < command.MaxLevel })
 	if i >= 0 && w.chance(0.7) {
-		n = w.nodes[1+i]
-		n.program = command.MaxLevel // once it has left, or was killed
-		w.shutDown(n)
+		old := w.nodes[1+i]
+		old.program = command.MaxLevel // once it has left, or was killed
+		w.shutDown(old)
 		return
 	}
 	if p := w.admin(); p != nil && p.image.Level() < command.MaxLevel {
