@@ -184,5 +184,6 @@ func TestRollingUpgrade(t *testing.T) {
 	refused(t, stranger, "older version than the cluster", command.Feature)
 	c.Brokers = c.Brokers[:3]
 	s.finish()
+	s.verifyTiers(0)
 	s.compareDisks()
 }
