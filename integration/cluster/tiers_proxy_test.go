@@ -24,8 +24,9 @@ type holder struct {
 	*httptest.Server
 	next http.Handler
 
-	mu   sync.Mutex
-	held *upload // that the next PUT of a segment object becomes, nil for none
+	mu    sync.Mutex
+	armed *upload   // that the next PUT of a segment object becomes, nil for none
+	all   []*upload // that were armed ever
 }
 
 // upload is a PUT that is held.
@@ -36,6 +37,7 @@ type upload struct {
 	came    chan string   // its key, once it is held
 	release chan struct{} // closed to let it go on
 	landed  chan struct{} // closed when the bucket has answered
+	once    sync.Once
 }
 
 // newHolder makes a way to a bucket's server.
@@ -52,11 +54,10 @@ func newHolder(t *testing.T, server string) *holder {
 	h.Server = httptest.NewServer(http.HandlerFunc(h.serve))
 	t.Cleanup(func() {
 		h.mu.Lock()
-		held := h.held
-		h.mu.Unlock()
-		if held != nil {
-			held.letGo()
+		for _, u := range h.all { // those of a test that failed
+			u.letGo()
 		}
+		h.mu.Unlock()
 		h.CloseClientConnections()
 		h.Close()
 	})
@@ -67,18 +68,13 @@ func newHolder(t *testing.T, server string) *holder {
 func (h *holder) hold(late bool) *upload {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.held = &upload{late: late, came: make(chan string, 1), release: make(chan struct{}), landed: make(chan struct{})}
-	return h.held
+	h.armed = &upload{late: late, came: make(chan string, 1), release: make(chan struct{}), landed: make(chan struct{})}
+	h.all = append(h.all, h.armed)
+	return h.armed
 }
 
 // letGo ends the hold; it may be called again.
-func (u *upload) letGo() {
-	select {
-	case <-u.release:
-	default:
-		close(u.release)
-	}
-}
+func (u *upload) letGo() { u.once.Do(func() { close(u.release) }) }
 
 // await returns the key of the upload that is held.
 func (u *upload) await(t *testing.T) string {
@@ -100,18 +96,13 @@ func (h *holder) take(r *http.Request) *upload {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	u := h.held
-	if u == nil || len(u.came) > 0 {
+	u := h.armed
+	if u == nil {
 		return nil
-	}
-	select {
-	case <-u.release:
-		return nil
-	default:
 	}
 	_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/") // without the bucket
 	u.came <- key
-	h.held = nil
+	h.armed = nil
 	return u
 }
 
