@@ -67,23 +67,31 @@ func TestManyCalls(t *testing.T) {
 	a := openLink(t, 1, nil)
 	b := openLink(t, 2, func(o *Options) { o.Accept = func(Peer) error { hellos.Add(1); return nil } })
 	const calls = 3000
-	var inside sync.WaitGroup
-	inside.Add(calls)
-	b.HandleCall("meet", func(ctx context.Context, _ Peer, body []byte) ([]byte, error) {
-		inside.Done()
-		met := make(chan struct{})
-		go func() { inside.Wait(); close(met) }()
-		<-met // all of them are here at once
-		return body, ctx.Err()
+	// One that fails will never be there: the others must not wait for it for ever.
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	var inside atomic.Int32
+	met := make(chan struct{})
+	b.HandleCall("meet", func(served context.Context, _ Peer, body []byte) ([]byte, error) {
+		if inside.Add(1) == calls {
+			close(met)
+		}
+		select {
+		case <-met: // all of them are here at once
+			return body, served.Err()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	})
 	start := time.Now()
 	var wg sync.WaitGroup
 	for i := range uint32(calls) {
 		wg.Go(func() {
 			body := binary.BigEndian.AppendUint32(nil, i)
-			got, err := a.Call(context.Background(), b.Addr(), "meet", body)
-			if err != nil || !bytes.Equal(got, body) {
+			got, err := a.Call(ctx, b.Addr(), "meet", body)
+			if ctx.Err() == nil && (err != nil || !bytes.Equal(got, body)) {
 				t.Errorf("call %d: %x, %v", i, got, err)
+				giveUp()
 			}
 		})
 	}
