@@ -28,7 +28,8 @@
 // session from then on would add the election to the session. Instead the voters tell,
 // in their heartbeats, when they last lent themselves to an earlier leader
 // (raftnode.Contacts): when one of its requests last arrived; for a node that led, when
-// it last sent its own; for a process that began since, when it began. Let N lead in
+// it last sent a heartbeat, or had an answer; for a process that began since, when it
+// began. Let N lead in
 // term t, and t0 < t be the term of an earlier leader C. Claim: any lease that C
 // granted on a heartbeat sent at s has ended by T + Grant, where T is the latest of the
 // contacts told by any majority of the voters, N among them, in heartbeats that carry
@@ -45,11 +46,13 @@
 //     after s.
 //  3. Any two majorities share a member, so T is after s. The lease ends at s + Grant.
 //
-// The voters may change between M and N's. By one server at a time majorities still
-// meet. By more, some leader between C and N committed a change, which no M could
-// precede or survive without N's log, and thereby N's own contacts, being newer than s:
-// N cannot have the next change from anybody but a leader that made it after that. That
-// is why N itself must be among those who tell.
+// The voters change by one server at a time, and majorities of neighbouring
+// configurations meet. Where C's and N's are no neighbours, N's log has a change by some
+// leader L of a term between t0 and t. L made it after it had committed an entry of its
+// own term under a configuration that is a neighbour of C's. From then on no M could be
+// found, so s is before that; and N has the change from a request that arrived later, or
+// was L itself, and had the answers by which it committed: N's own contact is after s.
+// That is why N must be among those who tell.
 //
 // Contacts are told as ages, rounded down, and counted back from when they arrive, on
 // clocks that stop while a machine sleeps: errors make T later, and N more patient.

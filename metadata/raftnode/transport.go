@@ -202,7 +202,9 @@ func isHeartbeat(r *raft.AppendEntriesRequest) bool {
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if !isHeartbeat(args) {
 		t.hold(id)
-		return t.network.AppendEntries(id, t.resolve(id, target), args, resp)
+		err := t.network.AppendEntries(id, t.resolve(id, target), args, resp)
+		t.contacts.note(args.Term) // before Raft counts the answer, and may commit by it
+		return err
 	}
 	sent, end := time.Now(), t.raft.end()
 	t.contacts.note(args.Term) // no earlier than sent, for Verify
