@@ -136,7 +136,7 @@ func Open(opts Options) (*Cache, error) {
 			return nil, fmt.Errorf("cache: %w", err)
 		}
 	}
-	for range writers() {
+	for range writers {
 		c.work.Go(c.writeBehind)
 	}
 	return c, nil

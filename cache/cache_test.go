@@ -563,6 +563,34 @@ func TestPaceOfTheDisk(t *testing.T) {
 	})
 }
 
+// TestOneWritesWhileTheQueueIsShort: two writes at one time would hold two of the
+// runtime's processors, and are made only where readers would wait for the disk.
+func TestOneWritesWhileTheQueueIsShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := mustOpen(t, Options{DiskBytes: 100_000, Dir: t.TempDir(), WriteQueueBytes: 20_000})
+		var open atomic.Int32
+		proceed := make(chan struct{})
+		c.open = func(p string, flag int) (*os.File, error) {
+			open.Add(1)
+			<-proceed
+			return openFile(p, flag)
+		}
+		for i := range 5 {
+			put(t, c, keyOf(i), 1000)
+			synctest.Wait()
+		}
+		require.EqualValues(t, 5000, c.Stats().QueuedBytes)
+		require.EqualValues(t, 1, open.Load())
+		put(t, c, keyOf(5), 1000)
+		synctest.Wait()
+		require.EqualValues(t, 2, open.Load())
+		close(proceed)
+		synctest.Wait()
+		require.EqualValues(t, 6, c.Stats().DiskWrites)
+		closeCache(t, c)
+	})
+}
+
 func TestCloseAnswersWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := mustOpen(t, Options{MemoryBytes: 1000})

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"syscall"
 	"time"
@@ -148,8 +147,19 @@ func (c *Cache) enqueueLocked(e *entry, data *shared) {
 	e.pending = data
 	c.queue = append(c.queue, e)
 	c.queued += e.size
-	c.wakeWriter()
+	c.shareWritingLocked()
 }
+
+// shareWritingLocked wakes a writer if none is at work, or the other one if the queue
+// is long. Who is at work goes on until the queue is empty.
+func (c *Cache) shareWritingLocked() {
+	if c.writing == 0 || c.queueIsLongLocked() {
+		c.wakeWriter()
+	}
+}
+
+// queueIsLongLocked reports whether who fills the cache should wait.
+func (c *Cache) queueIsLongLocked() bool { return c.queued > c.opts.WriteQueueBytes/4 }
 
 func (c *Cache) wakeWriter() {
 	select {
@@ -165,7 +175,7 @@ func (c *Cache) wakeWriter() {
 // dropped.
 func (c *Cache) Pace(ctx context.Context) {
 	c.mu.Lock()
-	if c.queued <= c.opts.WriteQueueBytes/4 || c.isClose {
+	if !c.queueIsLongLocked() || c.isClose {
 		c.mu.Unlock()
 		return
 	}
@@ -185,10 +195,10 @@ func (c *Cache) Pace(ctx context.Context) {
 }
 
 // writers is how many files are written at one time: two keep a disk busy, and are
-// so few that they do not stand in front of the log's fsync. But the runtime does not
-// notice for a while that a system call waits for the disk, so one processor is left
-// to others if there are two.
-func writers() int { return max(1, min(2, runtime.GOMAXPROCS(0)-1)) }
+// so few that they do not stand in front of the log's fsync. One writes alone while
+// the queue is short: the runtime does not notice for a while that a system call waits
+// for the disk, and of two processors two such calls would leave none.
+const writers = 2
 
 // writeBehind is a writer: it ends when the cache is closed.
 func (c *Cache) writeBehind() {
@@ -216,7 +226,7 @@ func (c *Cache) writeNext() bool {
 	if c.queue = c.queue[1:]; len(c.queue) == 0 {
 		c.queue = nil
 	}
-	if len(c.queue) > 0 {
+	if len(c.queue) > 0 && c.queueIsLongLocked() {
 		c.wakeWriter() // the other one
 	}
 	if e.gone || time.Now().Before(c.offTill) {
@@ -275,7 +285,7 @@ func (c *Cache) writeNext() bool {
 
 func (c *Cache) endWriteLocked(e *entry) {
 	c.queued -= e.size
-	if c.slack != nil && c.queued <= c.opts.WriteQueueBytes/4 {
+	if c.slack != nil && !c.queueIsLongLocked() {
 		close(c.slack)
 		c.slack = nil
 	}

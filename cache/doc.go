@@ -14,8 +14,8 @@
 // is pinned is not evicted; memory can therefore exceed its bound by what is
 // pinned at the time, and its users bound that.
 //
-// What leaves memory goes to disk, written behind by one or two goroutines with a bounded
-// queue, which Close stops; they are the package's only ones. Who fills the cache waits
+// What leaves memory goes to disk, written behind by two goroutines with a bounded
+// queue, of which one is at work while the queue is short, and which Close stops; they are the package's only ones. Who fills the cache waits
 // a little when the queue is long (Pace). The disk is a convenience: when it is
 // full or failing, chunks are no longer written to it for a while, and nobody
 // who reads sees an error. Files carry the checksum by which the bytes were
