@@ -52,12 +52,12 @@ func closed(ch <-chan struct{}) bool {
 // startLink opens the port between brokers; peers are answered from here on.
 func (b *Broker) startLink() error {
 	b.cluster = &cluster{built: make(chan struct{}), swept: make(chan struct{}), open: make(chan struct{})}
-	secure, err := b.cfg.ClusterTLS()
+	watch, err := b.cfg.WatchClusterTLS(b.log)
 	if err != nil {
 		return err
 	}
-	b.cluster.link, err = link.Open(link.Options{
-		Listen: b.cfg.ClusterListen, Advertise: b.cfg.ClusterAdvertised, TLS: secure, Logger: b.log,
+	opts := link.Options{
+		Listen: b.cfg.ClusterListen, Advertise: b.cfg.ClusterAdvertised, Logger: b.log,
 		Self: func() link.Peer {
 			return link.Peer{NodeID: b.cfg.ID, DirectoryID: b.dir.DirectoryID(), ClusterID: b.dir.ClusterID(), Version: Version}
 		},
@@ -68,8 +68,11 @@ func (b *Broker) startLink() error {
 				b.cluster.control.Suspect(p.DirectoryID, true)
 			}
 		},
-	})
-	if err != nil {
+	}
+	if watch != nil {
+		opts.TLS, opts.NewTLS = watch.Config(), watch.Config
+	}
+	if b.cluster.link, err = link.Open(opts); err != nil {
 		return fmt.Errorf("cluster.listen: %w%s", err, bindAdvice(err))
 	}
 	b.undo = append(b.undo, func() {

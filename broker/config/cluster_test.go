@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -146,6 +147,66 @@ func TestClusterTLS(t *testing.T) {
 	require.Error(t, handshake(t, ours, stranger))
 	stranger.Certificates = nil
 	require.Error(t, handshake(t, ours, stranger))
+}
+
+// Files that are replaced, as by a mount whose symbolic link moves, are read at the next
+// handshake; what is wrong with them is said once, and the old ones stay in force.
+func TestClusterTLSFollowsItsFiles(t *testing.T) {
+	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	caPEM, _, ca := sign(t, "our authority", nil)
+	version := func(name string) (cert []byte) {
+		certPEM, keyPEM, _ := sign(t, "broker-1", ca, both...)
+		require.NoError(t, os.Mkdir(name, 0o700))
+		for file, text := range map[string][]byte{"cert.pem": certPEM, "key.pem": keyPEM, "ca.pem": caPEM} {
+			require.NoError(t, os.WriteFile(name+"/"+file, text, 0o600))
+		}
+		return certPEM
+	}
+	file := write(t, "cluster.tls.cert: data/cert.pem\ncluster.tls.key: data/key.pem\ncluster.tls.ca: data/ca.pem\ncluster.advertised: broker-1:9094\n")
+	pointAt := func(name string) {
+		require.NoError(t, os.Symlink(name, "next"))
+		require.NoError(t, os.Rename("next", "data"))
+	}
+	first, second := version("v1"), version("v2")
+	pointAt("v1")
+	c, err := Load(Source{File: file})
+	require.NoError(t, err)
+	var logged strings.Builder
+	w, err := c.WatchClusterTLS(slog.New(slog.NewTextHandler(&logged, nil)))
+	require.NoError(t, err)
+	now := time.Now()
+	w.now = func() time.Time { return now }
+	shows := func(want []byte) {
+		t.Helper()
+		got := w.Config()
+		require.NoError(t, handshake(t, got, got))
+		require.Equal(t, string(want), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: got.Certificates[0].Certificate[0]})))
+		require.Same(t, got, w.Config())
+	}
+	shows(first)
+	pointAt("v2")
+	shows(first) // not looked at within a second
+	for range 3 {
+		now = now.Add(tlsLook)
+		shows(second)
+	}
+	require.Equal(t, 1, strings.Count(logged.String(), "read anew"), logged.String())
+
+	require.NoError(t, os.WriteFile("v2/cert.pem", []byte("half of it"), 0o600))
+	for range 3 {
+		now = now.Add(tlsLook)
+		shows(second)
+	}
+	require.NoError(t, os.Remove("data"))
+	for range 3 {
+		now = now.Add(tlsLook)
+		shows(second)
+	}
+	require.Equal(t, 2, strings.Count(logged.String(), "the old ones stay in force"), logged.String())
+	pointAt("v1")
+	now = now.Add(tlsLook)
+	shows(first)
+	require.Equal(t, 2, strings.Count(logged.String(), "read anew"))
 }
 
 // handshake returns what the server says of the client, or the client of the server.

@@ -91,7 +91,7 @@ func clusterKeys() []*Key {
 		text("gossip.listen", "0.0.0.0:7946", "HOST:PORT, for UDP and TCP, where this node gossips with the other brokers.").own().checked(validHostPort),
 		text("gossip.advertised", "", "HOST:PORT that the other brokers gossip to. Empty is the address of gossip.listen, or this machine's private address where that is every address.").own().checked(validReachable),
 		password("gossip.key", "The key of gossip, the same on all brokers: base64 of 16, 24 or 32 bytes. Empty leaves gossip in the clear.").own().checked(validGossipKey),
-		text("cluster.tls.cert", "", "PEM file of this node's certificate, and those between it and cluster.tls.ca. With it the brokers talk to each other under mutual TLS.").own(),
+		text("cluster.tls.cert", "", "PEM file of this node's certificate, and those between it and cluster.tls.ca. With it the brokers talk to each other under mutual TLS. The three files are read anew when they change: new connections go by them.").own(),
 		text("cluster.tls.key", "", "PEM file of the private key of cluster.tls.cert.").own(),
 		text("cluster.tls.ca", "", "PEM file of the authorities that the other brokers' certificates are verified by.").own(),
 	}

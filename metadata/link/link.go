@@ -39,6 +39,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -90,6 +91,10 @@ type Options struct {
 	// The name that is verified is ServerName, or the host that is dialled. Nil is
 	// plaintext.
 	TLS *tls.Config
+	// NewTLS is asked before each handshake for the configuration to go by, which is
+	// like TLS; streams that are there live on. Nil, or nil from it: the last one
+	// stays. It is not asked where TLS is nil.
+	NewTLS func() *tls.Config
 	// Self is what this side says in its hello, asked each time. Addr is filled in.
 	// Required.
 	Self func() Peer
@@ -136,13 +141,12 @@ func (r *Refused) Is(target error) bool { return target == ErrUnreachable }
 
 // Link is one node's end of all streams.
 type Link struct {
-	opts      Options
-	listener  net.Listener // nil without a port
-	addr      string
-	serverTLS *tls.Config
-	clientTLS *tls.Config
-	caller    *caller
-	answerer  *answerer
+	opts     Options
+	listener net.Listener // nil without a port
+	addr     string
+	tls      atomic.Pointer[secured] // nil without TLS
+	caller   *caller
+	answerer *answerer
 
 	told complaints
 
@@ -184,9 +188,13 @@ func Open(opts Options) (*Link, error) {
 	l.mu.calls = map[string]CallFunc{}
 	l.mu.accepted = map[net.Conn]struct{}{}
 	l.mu.probing = map[string]struct{}{}
-	if err := l.prepareTLS(); err != nil {
-		l.cancel()
-		return nil, err
+	if opts.TLS != nil {
+		s, err := secure(opts.TLS)
+		if err != nil {
+			l.cancel()
+			return nil, err
+		}
+		l.tls.Store(s)
 	}
 	if opts.Listen != "" {
 		if err := l.bind(); err != nil {
@@ -197,31 +205,6 @@ func Open(opts Options) (*Link, error) {
 	l.caller = newCaller(l)
 	l.answerer = newAnswerer(l)
 	return l, nil
-}
-
-func (l *Link) prepareTLS() error {
-	if l.opts.TLS == nil {
-		return nil
-	}
-	c := l.opts.TLS
-	if len(c.Certificates) == 0 && (c.GetCertificate == nil || c.GetClientCertificate == nil) {
-		return errors.New("cluster port: TLS needs a certificate for both roles")
-	}
-	if c.RootCAs == nil {
-		return errors.New("cluster port: TLS needs the certificate authority of the cluster")
-	}
-	server := c.Clone()
-	server.ClientAuth = tls.RequireAndVerifyClientCert
-	if server.ClientCAs == nil {
-		server.ClientCAs = c.RootCAs
-	}
-	client := c.Clone()
-	for _, side := range []*tls.Config{server, client} {
-		side.MinVersion = max(side.MinVersion, tls.VersionTLS13)
-		side.NextProtos = nil // the hello says what a stream is for
-	}
-	l.serverTLS, l.clientTLS = server, client
-	return nil
 }
 
 func (l *Link) bind() error {
@@ -376,8 +359,8 @@ func (l *Link) answerHello(conn net.Conn, room bool) (net.Conn, hello, error) {
 	if err := conn.SetDeadline(time.Now().Add(helloTime)); err != nil {
 		return conn, hello{}, err
 	}
-	if l.serverTLS != nil {
-		secure := tls.Server(conn, l.serverTLS)
+	if s := l.secured(); s != nil {
+		secure := tls.Server(conn, s.server)
 		if err := secure.HandshakeContext(l.ctx); err != nil {
 			return conn, hello{}, fmt.Errorf("TLS: %w", refuseInTheClear(err))
 		}
@@ -478,8 +461,8 @@ func (l *Link) dial(ctx context.Context, addr string, k Kind) (_ net.Conn, _ Pee
 	defer func() {
 		l.tellTLS(outgoing, addr, err)
 	}()
-	if l.clientTLS != nil {
-		secure := tls.Client(conn, l.tlsFor(addr))
+	if s := l.secured(); s != nil {
+		secure := tls.Client(conn, s.to(addr))
 		if err := secure.HandshakeContext(ctx); err != nil {
 			return nil, Peer{}, fmt.Errorf("TLS: %w", mixed(err))
 		}
@@ -503,17 +486,6 @@ func (l *Link) dial(ctx context.Context, addr string, k Kind) (_ net.Conn, _ Pee
 		return nil, h.peer, &Refused{Reason: err.Error(), Peer: h.peer, ByUs: true}
 	}
 	return conn, h.peer, nil
-}
-
-// tlsFor is the client's configuration for one address.
-func (l *Link) tlsFor(addr string) *tls.Config {
-	c := l.clientTLS.Clone()
-	if c.ServerName == "" {
-		if host, _, err := net.SplitHostPort(addr); err == nil {
-			c.ServerName = host
-		}
-	}
-	return c
 }
 
 // Close ends the port, every accepted stream and every call, and waits for the

@@ -68,6 +68,52 @@ func TestStreamOverTLS(t *testing.T) {
 	require.Equal(t, []byte{7, 1}, answer)
 }
 
+// A certificate may be replaced while the port serves: streams that are there go on,
+// new ones show the new one, in both roles.
+func TestCertificateIsReplaced(t *testing.T) {
+	noLeaks(t)
+	ca, next := newAuthority(t), newAuthority(t)
+	both := ca.node(t).RootCAs.Clone()
+	both.AddCert(next.cert)
+	trusting := func(c *tls.Config) *tls.Config { c.RootCAs, c.ClientCAs = both, both; return c }
+	first, second := trusting(ca.node(t)), trusting(next.node(t))
+	var now atomic.Pointer[tls.Config]
+	now.Store(first)
+	a := openLink(t, 1, func(o *Options) { o.TLS, o.NewTLS = first, now.Load })
+	peer := trusting(ca.node(t))
+	shown := make(chan []byte, 10)
+	peer.VerifyConnection = func(s tls.ConnectionState) error {
+		shown <- s.PeerCertificates[0].Raw
+		return nil
+	}
+	b := openLink(t, 2, func(o *Options) { o.TLS = peer })
+	for _, l := range []*Link{a, b} {
+		l.HandleStream(KindKafka, func(c net.Conn, _ Peer) { _, _ = io.Copy(c, c); c.Close() })
+	}
+	var old []net.Conn
+	for _, want := range []*tls.Config{first, second} {
+		now.Store(want)
+		for _, pair := range [][2]*Link{{a, b}, {b, a}} {
+			c, _, err := pair[0].Dial(t.Context(), pair[1].Addr(), KindKafka)
+			require.NoError(t, err)
+			defer c.Close()
+			require.Equal(t, want.Certificates[0].Certificate[0], <-shown)
+			for _, c := range append(old, c) {
+				_, err = c.Write([]byte("x"))
+				require.NoError(t, err)
+				_, err = io.ReadFull(c, make([]byte, 1))
+				require.NoError(t, err)
+			}
+			old = append(old, c)
+		}
+	}
+	now.Store(&tls.Config{MinVersion: tls.VersionTLS13}) // of no use: the last one stays
+	c, _, err := a.Dial(t.Context(), b.Addr(), KindKafka)
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	require.Equal(t, second.Certificates[0].Certificate[0], <-shown)
+}
+
 // TestCertificateOfAnotherAuthority: a node with a certificate of someone else, one
 // with none, and one without TLS reach nobody, in either direction.
 func TestCertificateOfAnotherAuthority(t *testing.T) {
