@@ -157,7 +157,7 @@ func (c *cluster) start(id int32) {
 	b := c.nodes[id]
 	t := c.t
 	var err error
-	b.down, b.conns = true, make(map[net.Conn]bool)
+	b.conns = make(map[net.Conn]bool)
 	b.dir, err = commitlog.OpenDir(b.fs, b.path, commitlog.DirOptions{BootID: "boot"})
 	require.NoError(t, err)
 	opts := peer.Options{NodeID: id, BrokerEpoch: func() int64 { return atomic.LoadInt64(&b.epoch) }, Dial: b.dial,
@@ -193,12 +193,13 @@ func (c *cluster) start(id int32) {
 	defer c.mu.Unlock()
 	addr := b.port.Addr().String()
 	b.addr.Store(&addr)
-	b.down = false
 	if c.state != nil {
 		atomic.StoreInt64(&b.epoch, c.registerLocked(b))
 		b.set.Apply(metadata.Empty(), c.img, c.img.Everything())
+		b.down = false
 		return
 	}
+	b.down = false
 	atomic.StoreInt64(&b.epoch, int64(c.img.Index())+1)
 	if c.img.Index() > 0 {
 		b.set.Apply(metadata.Empty(), c.img, c.img.Everything())
