@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/objstore"
 	"github.com/firnlog/firn/tiering/objstore/layout"
@@ -249,9 +252,30 @@ func (a *Archiver) log(e Event) {
 	case Verified:
 		step, err = "verify", e.Err
 	}
-	if err != nil {
-		a.o.Logger.Warn("archive: step failed", append(attrs, "step", step, "err", err)...)
+	attrs = append(attrs, "step", step)
+	if err == nil {
+		a.o.Logger.Debug("archive: step done", attrs...)
 		return
 	}
-	a.o.Logger.Debug("archive: step done", append(attrs, "step", step)...)
+	level, why := judge(err)
+	a.o.Logger.Log(context.Background(), level, "archive: "+why, append(attrs, "err", err)...)
+}
+
+// judge says what a failed step means, and who needs to hear of it: races with other
+// brokers, and with the end of this one, are part of the design and end by themselves.
+func judge(err error) (slog.Level, string) {
+	is := func(targets ...error) bool {
+		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
+	}
+	switch {
+	case is(context.Canceled, metadata.ErrClosed):
+		return slog.LevelDebug, "step was given up: the partition, or this broker, serves no more"
+	case is(command.ErrStaleLeaderEpoch, command.ErrStaleBrokerEpoch, command.ErrNotLeader, command.ErrFenced):
+		return slog.LevelInfo, "copy ended: another broker leads the partition now"
+	case is(command.ErrRange, command.ErrNotFound):
+		return slog.LevelInfo, "copy ended: it was superseded, by another copy, by retention, or by the topic's deletion"
+	case is(metadata.ErrNotLeader, metadata.ErrUnknownOutcome):
+		return slog.LevelInfo, "step waits for the metadata's leader, and is tried again"
+	}
+	return slog.LevelWarn, "step failed"
 }
