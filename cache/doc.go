@@ -14,13 +14,13 @@
 // is pinned is not evicted; memory can therefore exceed its bound by what is
 // pinned at the time, and its users bound that.
 //
-// What leaves memory goes to disk, written behind by two goroutines with a bounded
-// queue, of which one is at work while the queue is short, and which Close stops; they are the package's only ones. Who fills the cache waits
-// a little when the queue is long (Pace). The disk is a convenience: when it is
-// full or failing, chunks are no longer written to it for a while, and nobody
-// who reads sees an error. Files carry the checksum by which the bytes were
-// verified at fill; those found at start are verified at first use and
-// dropped if damaged (docs/format/cache-file.md).
+// What leaves memory goes to disk, written behind by two goroutines, of which one is
+// at work while their bounded queue is short, and which Close stops; they are the
+// package's only ones. Who fills the cache waits a little when the queue is long
+// (Pace). The disk is a convenience: when it is full or failing, chunks are no longer
+// written to it for a while, and nobody who reads sees an error. Files carry the
+// checksum by which the bytes were verified at fill; those found at start are verified
+// at first use and dropped if damaged (docs/format/cache-file.md).
 //
 // Disk and memory exchange whole chunks past the page cache, from and to the same
 // buffers (Buffer) that chunks are received into and sent from: through the page
