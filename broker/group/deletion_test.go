@@ -1,6 +1,7 @@
 package group
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -287,13 +288,13 @@ func TestOffsetsStayWhileTheClockIsOff(t *testing.T) {
 		log := newFakeLog()
 		c := newCoordinator(t, log, nil)
 		defer c.Close()
-		trusted := false
-		c.trusted = func(now time.Time) bool { return trusted && now.Equal(time.Now()) }
+		var trusted atomic.Bool
+		c.trusted = func(now time.Time) bool { return trusted.Load() && now.Equal(time.Now()) }
 		lead(c)
 		require.NoError(t, commitOne(c, "simple", "t", 0, 1).get(t).Err)
 		time.Sleep(30 * 24 * time.Hour)
 		require.Equal(t, []string{"simple"}, groupsOf(t, c))
-		trusted = true
+		trusted.Store(true)
 		time.Sleep(11 * time.Minute)
 		require.Empty(t, groupsOf(t, c))
 	})
