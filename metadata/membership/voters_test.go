@@ -232,6 +232,14 @@ func (w *voterWorld) carryOut(c VoterChange) {
 	}
 }
 
+// rise starts a node: not at the address of one that is up.
+func (w *voterWorld) rise(n *voterNode) {
+	for slices.ContainsFunc(w.nodes, func(o *voterNode) bool { return o != n && o.up && o.port == n.port }) {
+		n.port = w.rand.IntN(1000)
+	}
+	n.up, n.left = true, false
+}
+
 func (w *voterWorld) chaos(steps int) {
 	for range steps {
 		w.now = w.now.Add(time.Duration(w.rand.IntN(3000)) * time.Millisecond)
@@ -240,16 +248,21 @@ func (w *voterWorld) chaos(steps int) {
 		case 0:
 			n.up = false
 		case 1, 2:
-			n.up, n.left = true, false
-		case 3: // comes back elsewhere
+			w.rise(n)
+		case 3: // comes back elsewhere, now and then where one that is down was
 			if !n.up {
-				n.port, n.up, n.left = w.rand.IntN(1000), true, false
+				n.port = w.rand.IntN(1000)
+				if w.rand.IntN(3) == 0 {
+					n.port = w.nodes[w.rand.IntN(len(w.nodes))].port
+				}
+				w.rise(n)
 			}
 		case 4: // comes back wiped
 			if !n.up && w.rand.IntN(3) == 0 {
 				if alive, all := w.votes(); alive >= all/2+1 { // else the cluster is gone, which is nobody's fault
 					n.others = append(n.others, n.dir)
-					n.dir, n.up, n.left, n.contact, n.caughtUp = w.newDir(), true, false, time.Time{}, time.Time{}
+					n.dir, n.contact, n.caughtUp = w.newDir(), time.Time{}, time.Time{}
+					w.rise(n)
 					w.known = nil
 					w.trace("%d is wiped: %s", n.id, n.dir)
 				}
@@ -271,7 +284,7 @@ func (w *voterWorld) calm() {
 	for _, n := range w.nodes {
 		n.slow = false
 		if !n.left {
-			n.up = true
+			w.rise(n)
 		}
 	}
 	alive, all := w.votes()
