@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -201,8 +202,9 @@ func TestTLSStrangers(t *testing.T) {
 	s.compareDisks()
 }
 
-// TestTLSRenewal replaces certificates and then the authority by rolling restarts, as
-// docs/cluster.md says, with clients attached.
+// TestTLSRenewal replaces certificates and then the authority by rolling restarts,
+// with clients attached: brokers that have read their files at different times must
+// take each other's.
 func TestTLSRenewal(t *testing.T) {
 	if !long() {
 		t.Parallel()
@@ -251,6 +253,80 @@ func TestTLSRenewal(t *testing.T) {
 	pause := s.pauses()
 	t.Logf("longest pause of three rolling restarts: %v", pause)
 	require.LessOrEqual(t, pause, rollingRestart.pause)
+	s.finish()
+	s.verifyTiers(0)
+	s.compareDisks()
+}
+
+// TestTLSReload replaces certificates and the authority of brokers that run, as
+// docs/cluster.md says: the next connection goes by them, those that are there live
+// on, and files of no use are complained of and change nothing.
+func TestTLSReload(t *testing.T) {
+	if !long() {
+		t.Parallel()
+	}
+	before, after := newAuthority(t, "before"), newAuthority(t, "after")
+	s := startSecure(t, before, nil)
+	serves := func(b *fleet.Broker, id identity) {
+		t.Helper()
+		harness.Eventually(t, harnessLimit, func() string {
+			if _, cert := shake(t, b, &id); id.serial.Cmp(cert.SerialNumber) != 0 {
+				return fmt.Sprintf("broker %d still shows another certificate than its new one", b.ID)
+			}
+			return ""
+		})
+	}
+	// New certificates of the old authority, and the new authority known beside it;
+	// then certificates of the new one; then the old one is forgotten.
+	for _, b := range s.c.Brokers {
+		s.files[b.ID].trust(before, after)
+	}
+	for _, ca := range []*authority{before, after} {
+		for _, b := range s.c.Brokers {
+			id := ca.good()
+			s.files[b.ID].identify(id)
+			serves(b, id)
+		}
+		s.progress(50, harnessLimit)
+	}
+	for _, b := range s.c.Brokers {
+		s.files[b.ID].trust(after)
+	}
+	old := before.good()
+	harness.Eventually(t, harnessLimit, func() string {
+		conn, _ := shake(t, s.c.Brokers[0], &old)
+		if _, err := io.ReadAll(conn); err == nil || !strings.Contains(err.Error(), "unknown certificate authority") {
+			return fmt.Sprintf("one of the old authority is told %v", err)
+		}
+		return ""
+	})
+	require.LessOrEqual(t, s.pauses(), soon)
+
+	// A file that is no certificate.
+	b := s.c.Brokers[1]
+	good := after.good()
+	s.files[b.ID].identify(good)
+	serves(b, good)
+	from := len(logOf(t, b))
+	s.files[b.ID].replace(s.files[b.ID].cert, []byte("no certificate"))
+	harness.Eventually(t, harnessLimit, func() string { // it looks when somebody connects
+		if _, cert := shake(t, b, &good); good.serial.Cmp(cert.SerialNumber) != 0 {
+			t.Fatalf("broker %d does not stay with what was good", b.ID)
+		}
+		if log := logOf(t, b)[from:]; !strings.Contains(log, "the old ones stay in force") || !strings.Contains(log, "cluster.tls.cert") {
+			return "a file of no use is not complained of: " + log
+		}
+		return ""
+	})
+	s.files[b.ID].identify(good)
+
+	// All connections are made anew, under what the files say by now.
+	for _, b := range s.c.Brokers {
+		s.c.KillBroker(b)
+		s.c.StartBroker(b)
+		s.c.AwaitWhole()
+	}
+	s.progress(50, harnessLimit)
 	s.finish()
 	s.verifyTiers(0)
 	s.compareDisks()
