@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,40 +8,23 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/firnlog/firn/internal/testlog"
 )
 
 type handlerFunc func(*Request)
 
 func (f handlerFunc) ServeKafka(r *Request) { f(r) }
 
-// syncBuffer collects a log.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 type testServer struct {
 	*Server
 	t     testing.TB
-	log   *syncBuffer
+	log   *testlog.Buffer
 	ended chan error
 }
 
@@ -50,7 +32,7 @@ type testServer struct {
 // must be gone and every byte of memory given back.
 func start(t testing.TB, h handlerFunc, edit func(*Options)) *testServer {
 	t.Helper()
-	ts := &testServer{t: t, log: &syncBuffer{}, ended: make(chan error, 1)}
+	ts := &testServer{t: t, log: &testlog.Buffer{}, ended: make(chan error, 1)}
 	opts := Options{
 		Listeners: []Listener{{Name: "PLAINTEXT", Addr: "127.0.0.1:0"}},
 		Handler:   h,

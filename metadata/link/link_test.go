@@ -1,7 +1,6 @@
 package link
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,12 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/firnlog/firn/internal/testlog"
 )
 
 // echo answers a stream with what it reads.
@@ -124,7 +124,7 @@ func TestCertificateOfAnotherAuthority(t *testing.T) {
 		l.HandleStream(KindKafka, func(c net.Conn, _ Peer) { accepted.Add(1); c.Close() })
 		return l
 	}
-	var told, plainTold syncBuffer
+	var told, plainTold testlog.Buffer
 	good := handle(openLink(t, 1, func(o *Options) { o.TLS, o.Logger = ca.node(t), slog.New(slog.NewTextHandler(&told, nil)) }))
 	bad := handle(openLink(t, 2, func(o *Options) { o.TLS = other.node(t) }))
 	plain := handle(openLink(t, 3, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(&plainTold, nil)) }))
@@ -146,7 +146,7 @@ func TestCertificateOfAnotherAuthority(t *testing.T) {
 		cancel()
 	}
 	for _, want := range []struct {
-		in   *syncBuffer
+		in   *testlog.Buffer
 		text string
 	}{
 		{&told, "TLS with a broker failed: its certificate is not accepted here"},
@@ -162,24 +162,6 @@ func TestCertificateOfAnotherAuthority(t *testing.T) {
 	require.Equal(t, 2, strings.Count(plainTold.String(), "set cluster.tls.cert, cluster.tls.key and cluster.tls.ca on all brokers, or on none"), plainTold.String())
 	_, err := Open(Options{Self: good.opts.Self, TLS: &tls.Config{MinVersion: tls.VersionTLS13}})
 	require.ErrorContains(t, err, "certificate")
-}
-
-// syncBuffer is a log that goroutines write.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 func TestRefusal(t *testing.T) {

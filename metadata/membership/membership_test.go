@@ -8,41 +8,25 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+
+	"github.com/firnlog/firn/internal/testlog"
 )
 
 // node is a membership under test with all that it told.
 type node struct {
 	*Membership
 	events chan Event
-	logged *syncBuffer
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
+	logged *testlog.Buffer
 }
 
 func open(t *testing.T, id int32, change func(*Options)) *node {
 	t.Helper()
-	n := &node{events: make(chan Event, 1000), logged: &syncBuffer{}}
+	n := &node{events: make(chan Event, 1000), logged: &testlog.Buffer{}}
 	o := Options{
 		DirectoryID: uuid.New(), Listen: "127.0.0.1:0", JoinRetry: 20 * time.Millisecond, JoinAgain: time.Second,
 		Tags:   Tags{NodeID: id, Expect: 3, ClusterAddr: "127.0.0.1:1", State: Forming},
@@ -275,7 +259,7 @@ func TestAddressesThatCannotBe(t *testing.T) {
 
 // Lines of the libraries are told at levels that fit a broker's log.
 func TestLevelsOfLines(t *testing.T) {
-	out := &syncBuffer{}
+	out := &testlog.Buffer{}
 	var from []string
 	l := newLines(slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})), func(f string) { from = append(from, f) })
 	l.Print("[ERR] memberlist: Push/Pull with x failed: y")
