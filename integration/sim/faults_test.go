@@ -83,7 +83,7 @@ func (w *world) mayWipe(n *node) bool {
 	for _, t := range w.parts {
 		was := n.disk.robbed[t.index]
 		n.disk.robbed[t.index] = true
-		ok := !t.forfeit && !t.atRisk() && len(w.holders(t)) > 0
+		ok := !t.forfeit && !t.atRisk(t.joining()...) && len(w.holders(t)) > 0
 		n.disk.robbed[t.index] = was
 		if !ok {
 			return false
@@ -92,18 +92,32 @@ func (w *world) mayWipe(n *node) bool {
 	return true
 }
 
-// atRisk says that of those that may lead, all have lost records, or as many as
-// min.insync.replicas: no other is sure to have what was acknowledged.
-func (t *truth) atRisk() bool {
+// atRisk says that of those that may lead, and others, all have lost records, or as
+// many as min.insync.replicas: no other is sure to have what was acknowledged.
+func (t *truth) atRisk(others ...int32) bool {
 	state := t.w.meta.image().Partition(t.tp)
 	all := slices.Concat(state.ISR, state.ELR)
 	n := 0
-	for _, id := range all {
-		if t.w.nodes[id].disk.robbed[t.index] {
+	for id := int32(1); id <= int32(t.w.plan.brokers); id++ {
+		if t.w.nodes[id].disk.robbed[t.index] && (slices.Contains(all, id) || slices.Contains(others, id)) {
 			n++
 		}
 	}
 	return n >= min(t.topic.minISR, len(all))
+}
+
+// joining are the replicas that may join the ISR although their disks are gone by now:
+// what they said before may be on its way, and nobody knows of it until they are fenced
+// or register.
+func (t *truth) joining() []int32 {
+	img := t.w.meta.image()
+	var ids []int32
+	for _, id := range img.Partition(t.tp).Replicas {
+		if img.Broker(id).Eligible() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // holders are the brokers that may lead a partition and have all that was
@@ -123,7 +137,7 @@ func (w *world) holders(t *truth) []int32 {
 // durability=replicated promises to outlive.
 func (w *world) forfeit() {
 	for _, t := range w.parts {
-		if t.forfeit || t.topic.fsync || !t.atRisk() {
+		if t.forfeit || t.topic.fsync || !t.atRisk(t.joining()...) {
 			continue
 		}
 		t.forfeit, t.lossy = true, true
