@@ -4,6 +4,9 @@
 // whose history package checker judges, and ends by holding what lies on the
 // brokers' disks against each other.
 //
+// Programs with another clock or of another version are built by overlay: see
+// buildFirn. No switch for them is in production code.
+//
 // `go test` runs each kind of fault once. With FIRN_TEST_LONG=1 each runs for
 // several rounds, at random moments; the seed is logged, and FIRN_TEST_SEED
 // repeats it.
