@@ -567,7 +567,7 @@ func TestPaceOfTheDisk(t *testing.T) {
 // runtime's processors, and are made only where readers would wait for the disk.
 func TestOneWritesWhileTheQueueIsShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := mustOpen(t, Options{DiskBytes: 100_000, Dir: t.TempDir(), WriteQueueBytes: 20_000})
+		c := mustOpen(t, Options{DiskBytes: 100_000, Dir: t.TempDir(), WriteQueueBytes: 40_000})
 		var open atomic.Int32
 		proceed := make(chan struct{})
 		c.open = func(p string, flag int) (*os.File, error) {

@@ -150,13 +150,17 @@ func (c *Cache) enqueueLocked(e *entry, data *shared) {
 	c.shareWritingLocked()
 }
 
-// shareWritingLocked wakes a writer if none is at work, or the other one if the queue
-// is long. Who is at work goes on until the queue is empty.
+// shareWritingLocked wakes a writer if none is at work, or the other one if two are
+// needed. Who is at work goes on until the queue is empty.
 func (c *Cache) shareWritingLocked() {
-	if c.writing == 0 || c.queueIsLongLocked() {
+	if c.writing == 0 || c.needTwoLocked() {
 		c.wakeWriter()
 	}
 }
+
+// needTwoLocked reports whether both writers should be at work: before those who fill
+// the cache have to wait.
+func (c *Cache) needTwoLocked() bool { return c.queued > c.opts.WriteQueueBytes/8 }
 
 // queueIsLongLocked reports whether who fills the cache should wait.
 func (c *Cache) queueIsLongLocked() bool { return c.queued > c.opts.WriteQueueBytes/4 }
@@ -226,7 +230,7 @@ func (c *Cache) writeNext() bool {
 	if c.queue = c.queue[1:]; len(c.queue) == 0 {
 		c.queue = nil
 	}
-	if len(c.queue) > 0 && c.queueIsLongLocked() {
+	if len(c.queue) > 0 && c.needTwoLocked() {
 		c.wakeWriter() // the other one
 	}
 	if e.gone || time.Now().Before(c.offTill) {
