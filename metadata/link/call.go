@@ -33,6 +33,9 @@ const (
 	pingAfter = time.Second
 	pingTime  = 2 * time.Second
 	idleTime  = 5 * time.Minute
+	// bodyTime bounds the arrival of a call's body, whose connection may well answer
+	// pings all the while.
+	bodyTime = 30 * time.Second
 	// maxWait bounds the time that a caller may claim to have left, in ms.
 	maxWait = 24 * 60 * 60 * 1000
 )
@@ -472,7 +475,7 @@ func (a *answerer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // no answer at all: an empty one would be a success
 	}
 	defer a.link.running.Done()
-	answer, err := a.serveCall(r)
+	answer, err := a.serveCall(http.NewResponseController(w), r)
 	if err != nil {
 		ce := callError(err)
 		w.Header().Set(headerError, ce.Code)
@@ -488,14 +491,20 @@ func (a *answerer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (a *answerer) serveCall(r *http.Request) ([]byte, error) {
+func (a *answerer) serveCall(control *http.ResponseController, r *http.Request) ([]byte, error) {
 	name, ok := strings.CutPrefix(r.URL.Path, callPath)
 	peer, known := r.Context().Value(peerKey{}).(Peer)
 	if !ok || !known || r.Method != http.MethodPost {
 		return nil, &CallError{CodeUnknownCall, "not a call"}
 	}
+	if err := control.SetReadDeadline(time.Now().Add(a.link.opts.bodyTime)); err != nil {
+		return nil, err
+	}
 	body, err := readBody(r.Body, r.ContentLength)
 	if err != nil {
+		return nil, err
+	}
+	if err := control.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
 	ctx := r.Context()

@@ -6,7 +6,10 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -273,4 +276,43 @@ func BenchmarkCall(b *testing.B) {
 			}
 		}
 	})
+}
+
+// A call whose body never ends, on a connection that is well otherwise, is answered with
+// an error, and the connection goes on.
+func TestCallWhoseBodyStops(t *testing.T) {
+	noLeaks(t)
+	a := openLink(t, 1, nil)
+	b := openLink(t, 2, func(o *Options) { o.bodyTime = 100 * time.Millisecond })
+	b.HandleCall("echo", func(_ context.Context, _ Peer, body []byte) ([]byte, error) { return body, nil })
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: &protocols, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, _, err := a.Dial(ctx, b.Addr(), KindCall)
+		return conn, err
+	}}
+	defer transport.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	post := func(body io.Reader) (int, string) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://peer/call/echo", body)
+		require.NoError(t, err)
+		resp, err := transport.RoundTrip(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode, string(text)
+	}
+	never, hold := io.Pipe()
+	defer hold.Close()
+	status, text := post(struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(strings.NewReader("half"), never), never})
+	require.Equal(t, http.StatusUnprocessableEntity, status)
+	require.Contains(t, text, "timeout")
+	status, text = post(strings.NewReader("whole"))
+	require.Equal(t, http.StatusOK, status)
+	require.Equal(t, "whole", text)
 }

@@ -108,6 +108,9 @@ type Options struct {
 	// MaxConns bounds the accepted streams; default 1024.
 	MaxConns int
 	Logger   *slog.Logger
+
+	// bodyTime is shorter in tests.
+	bodyTime time.Duration
 }
 
 // Refused is the error of a dial that one of the two sides refused.
@@ -178,6 +181,9 @@ func Open(opts Options) (*Link, error) {
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.bodyTime <= 0 {
+		opts.bodyTime = bodyTime
 	}
 	if opts.MaxConns <= 0 {
 		opts.MaxConns = defaultMaxConns
