@@ -37,7 +37,7 @@ func clusterHealth(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterHeal
 		case len(p.ISR) < metadata.MinISR(img, topic, p.Factor()):
 			underMin = append(underMin, partitionName(topic, tp))
 		}
-		if len(p.ISR) < len(p.Replicas) {
+		if p.UnderReplicated() {
 			underReplicated = append(underReplicated, partitionName(topic, tp))
 		}
 		if p.Leader >= 0 && p.Leader != p.Replicas[0] {

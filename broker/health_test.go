@@ -81,10 +81,24 @@ func TestHealthNamesReasons(t *testing.T) {
 		},
 		"a move": {
 			change: func(_ *metadata.Editor, _ map[int32]*metadata.Broker, p []*metadata.Partition) {
-				p[0].Adding = []int32{3}
+				// What is added has not caught up: nothing is missing, as for Kafka. The rule
+				// used to hold the ISR against all replicas, and each rebalance rang alarms.
+				p[0].Replicas, p[0].ISR, p[0].Adding, p[0].Removing = []int32{1, 2, 3}, []int32{1, 3}, []int32{2}, []int32{3}
+				p[1].Replicas, p[1].ISR, p[1].Removing = []int32{2, 3, 1}, []int32{2, 3, 1}, []int32{1}
 			},
 			state: adminapi.HealthOK,
-			then:  func(h adminapi.ClusterHealth) { require.Equal(t, 1, h.Reassigning) },
+			then: func(h adminapi.ClusterHealth) {
+				require.Equal(t, 2, h.Reassigning)
+				require.Zero(t, h.UnderReplicated)
+			},
+		},
+		"a move from a broker that is gone": {
+			change: func(_ *metadata.Editor, _ map[int32]*metadata.Broker, p []*metadata.Partition) {
+				p[0].Replicas, p[0].ISR, p[0].Adding, p[0].Removing = []int32{1, 2, 3}, []int32{1}, []int32{2}, []int32{3}
+				p[1].Replicas, p[1].ISR, p[1].Removing = []int32{2, 3, 1}, []int32{2, 3}, []int32{1}
+			},
+			state: adminapi.HealthDegraded, first: "2 partitions lack replicas in sync",
+			then: func(h adminapi.ClusterHealth) { require.Equal(t, 2, h.UnderReplicated) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

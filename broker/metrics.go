@@ -63,7 +63,7 @@ var (
 
 	descPartitions  = desc("kafka_server_replicamanager_partitioncount", "Partitions on this broker.")
 	descLeaders     = desc("kafka_server_replicamanager_leadercount", "Partitions that this broker leads.")
-	descUnderRep    = desc("kafka_server_replicamanager_underreplicatedpartitions", "Led partitions whose ISR lacks replicas.")
+	descUnderRep    = desc("kafka_server_replicamanager_underreplicatedpartitions", "Led partitions whose ISR lacks replicas, those aside that a reassignment is adding.")
 	descUnderMin    = desc("kafka_server_replicamanager_underminisrpartitioncount", "Led partitions below min.insync.replicas.")
 	descOffline     = desc("kafka_server_replicamanager_offlinereplicacount", "Replicas whose log could not be opened.")
 	descController  = desc("kafka_controller_kafkacontroller_activecontrollercount", "1 where this broker leads the metadata.")
@@ -186,6 +186,7 @@ type topicSums struct{ bytesIn, messagesIn, bytesOut, rejected uint64 }
 func (c *metricsCollector) partitions(s sink) {
 	leaders, underReplicated, underMin := 0, 0, 0
 	lag := int64(0)
+	img := c.b.meta.Image()
 	sums := make(map[string]*topicSums)
 	for p := range c.b.parts.All() {
 		st, isr := p.State(), p.InSync()
@@ -199,7 +200,9 @@ func (c *metricsCollector) partitions(s sink) {
 		}
 		if st.Role == replica.Leader {
 			leaders++
-			underReplicated += int(truth(isr.InSync < isr.Replicas))
+			if committed := img.Partition(p.TP()); committed != nil && committed.UnderReplicated() {
+				underReplicated++
+			}
 			underMin += int(truth(isr.InSync < isr.Min))
 		}
 		lag = max(lag, p.Lag())

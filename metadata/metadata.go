@@ -115,6 +115,11 @@ func (p *Partition) Factor() int {
 	return min(len(p.Replicas)-len(p.Adding), len(p.Replicas)-len(p.Removing))
 }
 
+// UnderReplicated reports whether the ISR has fewer replicas than the partition had
+// before the reassignment under way, if any: one that is being added and has not caught
+// up yet lacks nothing (Kafka's Partition.isUnderReplicated).
+func (p *Partition) UnderReplicated() bool { return len(p.ISR) < len(p.Replicas)-len(p.Adding) }
+
 // without returns ids without those in drop, and ids itself if none is in it.
 func without(ids, drop []int32) []int32 {
 	if !slices.ContainsFunc(ids, func(id int32) bool { return slices.Contains(drop, id) }) {

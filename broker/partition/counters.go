@@ -103,12 +103,12 @@ func (p *Partition) countISRLocked(before []int32) {
 	}
 }
 
-// InSync says how many replicas are in sync, of how many, and how many must be.
-type InSync struct{ InSync, Replicas, Min int }
+// InSync says how many replicas are in sync, and how many must be.
+type InSync struct{ InSync, Min int }
 
 // InSync describes the partition's in-sync replicas.
 func (p *Partition) InSync() InSync {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return InSync{InSync: len(p.rep.ISR()), Replicas: p.rep.Replicas(), Min: p.rep.MinISR()}
+	return InSync{InSync: len(p.rep.ISR()), Min: p.rep.MinISR()}
 }

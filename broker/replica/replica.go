@@ -297,9 +297,6 @@ func (r *Replica) EnoughInSync() bool { return len(r.isr) >= r.MinISR() }
 // ISR returns the committed in-sync replicas. The slice is not to be changed.
 func (r *Replica) ISR() []int32 { return r.isr }
 
-// Replicas is the number of replicas.
-func (r *Replica) Replicas() int { return len(r.replicas) }
-
 // HasReplica reports whether the broker is a replica by the assignment in force.
 func (r *Replica) HasReplica(id int32) bool { return slices.Contains(r.replicas, id) }
 
