@@ -301,16 +301,3 @@ func (t *tier) collect(s sink) {
 	s.counter(descCacheEvictions, float64(cached.DiskEvictions), "disk")
 	s.gauge(descCacheOff, truth(cached.DiskOff))
 }
-
-func (h *storeHealth) collect(s sink) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.asked {
-		s.gauge(descStoreUp, truth(h.err == nil))
-	}
-	for op, n := range h.attempts {
-		s.counter(descStoreCalls, float64(n), op)
-		s.counter(descStoreFails, float64(h.failures[op]), op)
-		s.counter(descStoreBytes, float64(h.bytes[op]), op)
-	}
-}

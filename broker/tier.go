@@ -46,39 +46,7 @@ type tier struct {
 	archiver *archive.Archiver
 	owner    *reclaim.Owner
 	sweeper  *reclaim.Sweeper
-	health   storeHealth
-}
-
-// storeHealth remembers how the object store answered last.
-type storeHealth struct {
-	mu    sync.Mutex
-	asked bool
-	err   error
-	since time.Time
-
-	attempts, failures map[string]uint64 // by operation
-	bytes              map[string]uint64
-}
-
-// observe hears of every attempt. That an object is missing or present already is
-// an answer, not a failure.
-func (h *storeHealth) observe(a objstore.Attempt) {
-	err := a.Err
-	if errors.Is(err, objstore.ErrNotExist) || errors.Is(err, objstore.ErrExists) || errors.Is(err, context.Canceled) {
-		err = nil
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.attempts[a.Op]++
-	if err != nil {
-		h.failures[a.Op]++
-	} else {
-		h.bytes[a.Op] += uint64(max(a.Bytes, 0))
-	}
-	if !h.asked || (err == nil) != (h.err == nil) {
-		h.since = time.Now()
-	}
-	h.asked, h.err = true, err
+	health   *storeHealth
 }
 
 func (b *Broker) startTier() error {
@@ -86,7 +54,6 @@ func (b *Broker) startTier() error {
 		return nil
 	}
 	t := &tier{}
-	t.health = storeHealth{attempts: map[string]uint64{}, failures: map[string]uint64{}, bytes: map[string]uint64{}}
 	var err error
 	if t.location, err = location.Parse(b.cfg.StoreURL); err != nil {
 		return fmt.Errorf("object.store.url: %w", err)
@@ -98,6 +65,7 @@ func (b *Broker) startTier() error {
 	if t.location.Driver == "mem" {
 		b.log.Warn("object.store.url is mem: what is moved there is lost when this process ends")
 	}
+	t.health = newStoreHealth(b.log, t.location.String())
 	t.driver = store
 	store = objstore.WithRates(store, b.cfg.UploadBytesPerSecond, b.cfg.ReadBytesPerSecond)
 	t.store = objstore.WithRetries(store, objstore.RetryOptions{PutTimeout: b.cfg.UploadTimeout, Observe: t.health.observe})
@@ -173,7 +141,7 @@ func (b *Broker) startArchive() error {
 			Meta: object.Meta{Codec: codec, SpoolDir: spool,
 				Provenance: object.Provenance{ClusterID: b.meta.Image().ClusterID(), NodeID: b.cfg.ID}}},
 		Machine:  archive.MachineOptions{Concurrency: b.cfg.UploadConcurrency},
-		Interval: b.cfg.TaskInterval,
+		Interval: b.cfg.TaskInterval, StoreDown: t.health.down,
 	})
 	if err != nil {
 		return fmt.Errorf("archiver: %w", err)
@@ -184,7 +152,7 @@ func (b *Broker) startArchive() error {
 	t.sweeper, err = reclaim.NewSweeper(reclaim.SweepOptions{
 		Metadata: reclaim.FromClient(b.meta), Stores: stores, Layout: t.layout, Owner: t.owner,
 		Self: func() (int32, int64) { return b.cfg.ID, b.epoch() }, Grace: b.cfg.DeleteGrace,
-		Interval: b.cfg.TaskInterval, Logger: b.log,
+		Interval: b.cfg.TaskInterval, StoreDown: t.health.down, Logger: b.log,
 	})
 	if err != nil {
 		return fmt.Errorf("sweeper: %w", err)
@@ -228,7 +196,7 @@ const (
 // False means that ctx ended, or that the store cannot be trusted: it overwrites
 // in spite of a condition, which would let a late upload replace an object.
 func (t *tier) prove(ctx context.Context, b *Broker) bool {
-	for told := false; ; told = true {
+	for {
 		attempt, cancel := context.WithTimeout(ctx, proveTimeout)
 		_, err := objstore.Probe(attempt, t.driver, t.layout.Probe(uuid.New()))
 		cancel()
@@ -240,7 +208,7 @@ func (t *tier) prove(ctx context.Context, b *Broker) bool {
 				}
 			}
 		}
-		t.health.observe(objstore.Attempt{Op: "probe", Err: err})
+		t.health.observe(objstore.Attempt{Op: opProbe, Err: err})
 		switch {
 		case err == nil:
 			return true
@@ -249,11 +217,6 @@ func (t *tier) prove(ctx context.Context, b *Broker) bool {
 		case errors.Is(err, objstore.ErrInvalid):
 			b.log.Error("the object store cannot be used: nothing is copied to it", "store", t.location.String(), "err", err)
 			return false
-		case !told && errors.Is(err, objstore.ErrDenied):
-			b.log.Error("the object store denies access: records stay on disk until it lets this node in; check its credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or MinIO's names) and what they may do",
-				"store", t.location.String(), "err", err)
-		case !told:
-			b.log.Warn("the object store does not answer: records stay on disk until it does", "store", t.location.String(), "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -290,7 +253,7 @@ func (s tierSource) Leads() []archive.Led {
 		if st.Role != replica.Leader {
 			continue
 		}
-		led := archive.Led{Partition: p.TP(), Store: storeName, Generation: generation, Start: st.RemoteEnd,
+		led := archive.Led{Partition: p.TP(), Topic: p.Topic(), Store: storeName, Generation: generation, Start: st.RemoteEnd,
 			Fence: command.Fence{BrokerID: s.b.cfg.ID, BrokerEpoch: epoch, LeaderEpoch: st.LeaderEpoch}}
 		led.Sealed = sealedDue(p, cfg, led.Start, st.LastStable)
 		all = append(all, led)

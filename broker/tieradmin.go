@@ -36,25 +36,12 @@ func lag(t time.Time) float64 {
 	return time.Since(t).Seconds()
 }
 
-func (h *storeHealth) status(url string) adminapi.StoreStatus {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s := adminapi.StoreStatus{URL: url, State: adminapi.StoreUnknown}
-	if h.asked {
-		s.State, s.SinceMs = adminapi.StoreOK, ms(h.since)
-		if h.err != nil {
-			s.State, s.LastError = adminapi.StoreUnreachable, h.err.Error()
-		}
-	}
-	return s
-}
-
 // tierStatus answers what is where, in sum.
 func (b *Broker) tierStatus(w http.ResponseWriter, r *http.Request) {
 	img := b.meta.Image()
 	out := adminapi.TierStatus{ClusterID: img.ClusterID(), NodeID: b.cfg.ID, Enabled: b.tier != nil, Topics: []adminapi.TopicTiers{}}
 	if t := b.tier; t != nil {
-		out.Store = t.health.status(t.location.String())
+		out.Store = t.health.status()
 		cs := t.cache.Stats()
 		out.Cache = adminapi.CacheStatus{MemoryBytes: cs.MemoryBytes, MemoryLimit: b.cfg.CacheMemoryBytes,
 			DiskBytes: cs.DiskBytes, DiskLimit: b.cfg.CacheDiskBytes,

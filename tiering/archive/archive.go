@@ -50,7 +50,9 @@ var ErrSource = errors.New("archive: local range cannot be copied")
 // the log and the metadata show it now.
 type Led struct {
 	Partition record.TopicPartition
-	Fence     command.Fence
+	// Topic is the topic's name, for the log.
+	Topic string
+	Fence command.Fence
 	// Store names the store that the topic's objects go to.
 	Store string
 	// Generation is the cluster's recovery generation.

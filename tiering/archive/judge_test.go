@@ -46,3 +46,26 @@ func TestOnlyTroubleIsAWarning(t *testing.T) {
 		require.Contains(t, out.String(), "step=")
 	}
 }
+
+// While the store is known not to answer, every partition with something to copy used to
+// warn of it again and again. What fails for another reason is told all the same, with
+// the topic's name.
+func TestAnOutageIsToldOnce(t *testing.T) {
+	down := true
+	var out bytes.Buffer
+	a := &Archiver{o: Options{StoreDown: func() bool { return down },
+		Logger: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))}}
+	said := func(e Event) string {
+		out.Reset()
+		a.log(e)
+		return out.String()
+	}
+	c := Copy{Led: Led{Topic: "orders"}}
+	require.Contains(t, said(Uploaded{Copy: c, Err: fmt.Errorf("put: %w", objstore.ErrTransient)}), "level=DEBUG")
+	require.Contains(t, said(Verified{Copy: c, Err: objstore.ErrDenied}), "level=DEBUG")
+	require.Contains(t, said(Verified{Copy: c, Err: objstore.ErrChecksum}), "level=WARN")
+	down = false
+	line := said(Uploaded{Copy: c, Err: objstore.ErrTransient})
+	require.Contains(t, line, "level=WARN")
+	require.Contains(t, line, "topic=orders partition=0")
+}

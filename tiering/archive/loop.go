@@ -36,7 +36,10 @@ type Options struct {
 	Interval, MinInterval time.Duration
 	// ProposeTimeout of one command; default 30 s.
 	ProposeTimeout time.Duration
-	Logger         *slog.Logger // default slog.Default()
+	// StoreDown reports whether somebody has told already that the object store does not
+	// answer: steps that fail for that reason are then no warning. Nil: nobody has.
+	StoreDown func() bool
+	Logger    *slog.Logger // default slog.Default()
 }
 
 func (o *Options) fill() {
@@ -241,7 +244,7 @@ func (a *Archiver) verify(ctx context.Context, e Verify) error {
 // log tells of steps that failed, and of copies that were committed.
 func (a *Archiver) log(e Event) {
 	c := e.of()
-	attrs := []any{"partition", c.Led.Partition, "object", c.Object, "start", c.Start, "end", c.End}
+	attrs := []any{"topic", c.Led.Topic, "partition", c.Led.Partition.Partition, "object", c.Object, "start", c.Start, "end", c.End}
 	var err error
 	step := ""
 	switch e := e.(type) {
@@ -258,6 +261,9 @@ func (a *Archiver) log(e Event) {
 		return
 	}
 	level, why := judge(err)
+	if level == slog.LevelWarn && storeAway(err) && a.o.StoreDown != nil && a.o.StoreDown() {
+		level, why = slog.LevelDebug, "step failed: the object store does not answer"
+	}
 	a.o.Logger.Log(context.Background(), level, "archive: "+why, append(attrs, "err", err)...)
 }
 
@@ -278,4 +284,9 @@ func judge(err error) (slog.Level, string) {
 		return slog.LevelInfo, "step waits for the metadata's leader, and is tried again"
 	}
 	return slog.LevelWarn, "step failed"
+}
+
+// storeAway reports whether a step failed because the store serves nobody here.
+func storeAway(err error) bool {
+	return errors.Is(err, objstore.ErrTransient) || errors.Is(err, objstore.ErrDenied) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -115,7 +115,10 @@ type SweepOptions struct {
 	OrphanAge, OrphanInterval time.Duration
 	// Interval between two passes; default 1 min.
 	Interval time.Duration
-	Logger   *slog.Logger // default slog.Default()
+	// StoreDown reports whether somebody has told already that the object store does not
+	// answer: a pass that fails is then no warning. Nil: nobody has.
+	StoreDown func() bool
+	Logger    *slog.Logger // default slog.Default()
 }
 
 func (o *SweepOptions) fill() {

@@ -12,6 +12,7 @@ import (
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
 	"github.com/firnlog/firn/tiering/manifest"
+	"github.com/firnlog/firn/tiering/objstore"
 )
 
 // batch bounds what one command or one round of deletes carries.
@@ -88,6 +89,8 @@ func (s *Sweeper) Run(ctx context.Context) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case err != nil && s.storeDown(err):
+			s.o.Logger.Debug("reclaim: pass failed: the object store does not answer", "err", err)
 		case err != nil:
 			s.o.Logger.Warn("reclaim: pass failed", "err", err)
 		case pass != Pass{Waiting: pass.Waiting, OrphansListed: pass.OrphansListed}:
@@ -95,6 +98,12 @@ func (s *Sweeper) Run(ctx context.Context) {
 		}
 		timer.Reset(s.o.Interval)
 	}
+}
+
+// storeDown reports whether err is of an object store that is known not to answer.
+func (s *Sweeper) storeDown(err error) bool {
+	return s.o.StoreDown != nil && s.o.StoreDown() &&
+		(errors.Is(err, objstore.ErrTransient) || errors.Is(err, objstore.ErrDenied) || errors.Is(err, context.DeadlineExceeded))
 }
 
 // Pass makes one pass over all that is to be deleted. What one part cannot do
