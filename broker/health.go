@@ -53,7 +53,7 @@ func clusterHealth(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterHeal
 		h.Reasons = append(h.Reasons, adminapi.HealthReason{State: state, What: what, Partitions: names[:min(len(names), maxNamed)]})
 	}
 	if h.Controller < 0 {
-		add(adminapi.HealthCritical, "no broker leads the metadata: topics, configs and leaders cannot be changed until a majority of the voters is back", nil)
+		add(adminapi.HealthCritical, "no broker leads the metadata: topics, configs and leaders cannot be changed until a majority of the voters is back, and no broker serves clients once its lease has ended", nil)
 	}
 	if n := len(leaderless); n > 0 {
 		add(adminapi.HealthCritical, count(n, "partition has", "partitions have")+" no leader: no replica that has all acknowledged records is up", leaderless)
@@ -86,12 +86,63 @@ func clusterHealth(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterHeal
 	if n := len(underReplicated); n > 0 {
 		add(adminapi.HealthDegraded, count(n, "partition lacks", "partitions lack")+" replicas in sync", underReplicated)
 	}
+	weigh(&h)
+	return h
+}
+
+// weigh puts the worst reasons first, and makes the state that of the first.
+func weigh(h *adminapi.ClusterHealth) {
 	slices.SortStableFunc(h.Reasons, func(a, b adminapi.HealthReason) int { return severity(b.State) - severity(a.State) })
 	h.State = adminapi.HealthOK
 	if len(h.Reasons) > 0 {
 		h.State = h.Reasons[0].State
 	}
-	return h
+}
+
+// ownHealth is what only the broker itself knows of itself.
+type ownHealth struct {
+	id       int32
+	diskFull bool
+	// offline are the partitions whose logs here did not open.
+	offline []string
+	// storeErr is what the object store said last, nil while it answers; silent is for
+	// how long it does not.
+	storeErr error
+	silent   time.Duration
+}
+
+// addOwn adds what is wrong with the answering broker.
+func addOwn(h *adminapi.ClusterHealth, own ownHealth) {
+	if own.diskFull {
+		h.Reasons = append(h.Reasons, adminapi.HealthReason{State: adminapi.HealthCritical,
+			What: fmt.Sprintf("the disk of broker %d is full: writes to it are refused until there is room", own.id)})
+	}
+	if n := len(own.offline); n > 0 {
+		h.Reasons = append(h.Reasons, adminapi.HealthReason{State: adminapi.HealthCritical, Partitions: own.offline[:min(n, maxNamed)],
+			What: fmt.Sprintf("%s on broker %d failed or did not open: its /readyz says why", count(n, "log", "logs"), own.id)})
+	}
+	if own.storeErr != nil {
+		h.Reasons = append(h.Reasons, adminapi.HealthReason{State: adminapi.HealthDegraded,
+			What: fmt.Sprintf("the object store does not answer broker %d for %s: %v", own.id, own.silent.Round(time.Second), own.storeErr)})
+	}
+	weigh(h)
+}
+
+// ownHealth looks at this broker.
+func (b *Broker) ownHealth() ownHealth {
+	own := ownHealth{id: b.cfg.ID}
+	_, own.diskFull = b.parts.Space()
+	img := b.meta.Image()
+	for tp := range b.parts.Failed() {
+		own.offline = append(own.offline, partitionName(img.Topic(tp.Topic), tp))
+	}
+	slices.Sort(own.offline)
+	if b.tier != nil {
+		if since, last, down := b.tier.health.outage(); down {
+			own.storeErr, own.silent = last, time.Since(since)
+		}
+	}
+	return own
 }
 
 // addClocks adds the brokers whose clocks are so far off that they delete nothing by
@@ -107,10 +158,8 @@ func addClocks(h *adminapi.ClusterHealth, ahead map[int32]time.Duration) {
 		}
 		h.Reasons = append(h.Reasons, adminapi.HealthReason{State: adminapi.HealthDegraded, What: fmt.Sprintf(
 			"the clock of broker %d is %s %s the cluster's: it deletes nothing by time until its clock is set", id, off.Abs().Round(time.Second), side)})
-		if h.State == adminapi.HealthOK {
-			h.State = adminapi.HealthDegraded
-		}
 	}
+	weigh(h)
 }
 
 func severity(state string) int {
@@ -187,6 +236,7 @@ func clusterBrokers(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterBro
 func (b *Broker) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	h := clusterHealth(b.meta.Image(), b.voters())
 	addClocks(&h, b.cluster.beats.ClocksAhead())
+	addOwn(&h, b.ownHealth())
 	writeJSON(w, http.StatusOK, h)
 }
 

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -124,6 +125,7 @@ func TestHealthNamesReasons(t *testing.T) {
 	h = clusterHealth(img.WithController(-1), voters)
 	require.Equal(t, adminapi.HealthCritical, h.State)
 	require.Contains(t, h.Reasons[0].What, "no broker leads the metadata")
+	require.Contains(t, h.Reasons[0].What, "no broker serves clients once its lease has ended")
 }
 
 func TestHealthNamesClocks(t *testing.T) {
@@ -135,6 +137,25 @@ func TestHealthNamesClocks(t *testing.T) {
 	require.Equal(t, adminapi.HealthDegraded, h.State)
 	require.Equal(t, "the clock of broker 1 is 1h0m0s ahead of the cluster's: it deletes nothing by time until its clock is set", h.Reasons[0].What)
 	require.Contains(t, h.Reasons[1].What, "broker 2 is 1m0s behind the cluster's")
+}
+
+// The metadata knows nothing of a broker's disk, logs and store: health used to be ok
+// while the broker that was asked refused writes.
+func TestHealthNamesWhatOnlyTheBrokerKnows(t *testing.T) {
+	h := clusterHealth(threeBrokers(func(_ *metadata.Editor, _ map[int32]*metadata.Broker, p []*metadata.Partition) {
+		p[0].ISR = []int32{1, 2}
+	}))
+	addOwn(&h, ownHealth{id: 1})
+	require.Equal(t, adminapi.HealthDegraded, h.State)
+	require.Len(t, h.Reasons, 1)
+	addOwn(&h, ownHealth{id: 1, storeErr: errors.New("no route"), silent: 58*time.Second + time.Millisecond})
+	require.Equal(t, adminapi.HealthDegraded, h.State)
+	require.Equal(t, "the object store does not answer broker 1 for 58s: no route", h.Reasons[1].What)
+	addOwn(&h, ownHealth{id: 1, diskFull: true, offline: []string{"orders-0", "orders-2"}})
+	require.Equal(t, adminapi.HealthCritical, h.State)
+	require.Equal(t, "the disk of broker 1 is full: writes to it are refused until there is room", h.Reasons[0].What)
+	require.Equal(t, "2 logs on broker 1 failed or did not open: its /readyz says why", h.Reasons[1].What)
+	require.Equal(t, []string{"orders-0", "orders-2"}, h.Reasons[1].Partitions)
 }
 
 func TestBrokersAreCounted(t *testing.T) {
