@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -61,10 +60,13 @@ func (b *Broker) livez(w http.ResponseWriter, _ *http.Request) {
 	writeText(w, http.StatusOK, "ok\n")
 }
 
+// at notes what a broker is at that does not serve, in words that follow "is".
+func (b *Broker) at(stage string) { b.stage.Store(&stage) }
+
 // readyz says whether clients are served, and why not.
 func (b *Broker) readyz(w http.ResponseWriter, _ *http.Request) {
 	if !b.ready.Load() {
-		writeText(w, http.StatusServiceUnavailable, "not ready: starting or stopping\n")
+		writeText(w, http.StatusServiceUnavailable, "not ready: "+*b.stage.Load()+"\n")
 		return
 	}
 	if !b.cluster.beats.Lease().Valid() {
@@ -86,7 +88,7 @@ func (b *Broker) readyz(w http.ResponseWriter, _ *http.Request) {
 func (b *Broker) whenReady(f http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !b.ready.Load() {
-			writeError(w, http.StatusServiceUnavailable, errors.New("the broker is starting or stopping"))
+			writeError(w, http.StatusServiceUnavailable, fmt.Errorf("the broker is %s", *b.stage.Load()))
 			return
 		}
 		f(w, r)

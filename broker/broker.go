@@ -68,8 +68,9 @@ type Broker struct {
 	admin     *adminServer
 
 	ready   atomic.Bool
-	readied chan struct{} // closed when ready
-	fatal   chan error    // holds the first fatal error
+	stage   atomic.Pointer[string] // what it is at while it is not ready
+	readied chan struct{}          // closed when ready
+	fatal   chan error             // holds the first fatal error
 
 	// undo are the steps that stop what was started, run last to first.
 	undo []func()
@@ -81,7 +82,9 @@ func New(cfg config.Config, log *slog.Logger) (*Broker, error) {
 	if err := Check(cfg); err != nil {
 		return nil, err
 	}
-	return &Broker{cfg: cfg, log: log, fatal: make(chan error, 1), readied: make(chan struct{})}, nil
+	b := &Broker{cfg: cfg, log: log, fatal: make(chan error, 1), readied: make(chan struct{})}
+	b.at("starting")
+	return b, nil
 }
 
 // Check says what a node cannot be built from, though each setting by itself is
@@ -166,6 +169,7 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 	case err = <-served:
 		return fmt.Errorf("listener failed: %w", err)
 	}
+	b.at("stopping")
 	b.ready.Store(false)
 	clean = err == nil
 	patience := b.cfg.ShutdownTimeout
@@ -224,6 +228,7 @@ func (b *Broker) start(ctx context.Context) error {
 	if err := b.startLink(); err != nil {
 		return err
 	}
+	b.at("starting: looks for its cluster")
 	if err := b.startMetadata(ctx); err != nil {
 		return err
 	}
@@ -345,6 +350,7 @@ func (b *Broker) startAPI() {
 
 // follow opens the logs that the image places here, and goes on with each change.
 func (b *Broker) follow(ctx context.Context) error {
+	b.at("starting: opens its logs")
 	cancel := b.meta.Subscribe(b.parts.Apply)
 	b.undo = append(b.undo, cancel)
 	if err := b.meta.Delivered(ctx, b.meta.Image().Index()); err != nil {

@@ -103,3 +103,31 @@ func TestStartAndStop(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorContains(t, third.Run(context.Background()), "belongs to cluster "+cluster)
 }
+
+// Who asks a broker that does not serve yet hears what it waits for.
+func TestReadySaysWhatIsWaitedFor(t *testing.T) {
+	cfg, err := config.Load(config.Source{Flags: []config.Flag{
+		{Key: "data.dir", Value: t.TempDir()}, {Key: "listeners", Value: "PLAINTEXT://127.0.0.1:0"}, {Key: "admin.address", Value: "127.0.0.1:0"},
+		{Key: "cluster.listen", Value: "127.0.0.1:0"}, {Key: "gossip.listen", Value: "127.0.0.1:0"}, {Key: "bootstrap.expect", Value: "3"},
+		{Key: "remote.log.storage.system.enable", Value: "false"}}})
+	require.NoError(t, err)
+	b, err := New(cfg, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	ask := func(f http.HandlerFunc) string {
+		answer := httptest.NewRecorder()
+		f(answer, httptest.NewRequest(http.MethodGet, "/", http.NoBody))
+		require.Equal(t, http.StatusServiceUnavailable, answer.Code)
+		return answer.Body.String()
+	}
+	require.Equal(t, "not ready: starting\n", ask(b.readyz))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	defer func() {
+		cancel()
+		require.ErrorIs(t, <-done, context.Canceled)
+	}()
+	waits := "starting: waits for 2 more brokers to begin a cluster with (bootstrap.expect=3)"
+	require.Eventually(t, func() bool { return ask(b.readyz) == "not ready: "+waits+"\n" }, 20*time.Second, time.Millisecond)
+	require.Contains(t, ask(b.whenReady(b.serveHealth)), "the broker is "+waits)
+}

@@ -151,7 +151,7 @@ func (b *Broker) form(ctx context.Context, metadataDir string) (membership.Outco
 	})
 	former, err := membership.NewFormer(membership.FormerOptions{
 		Membership: c.members, Calls: c.link, Ledger: b.clusterFile("formation"), Expect: b.cfg.BootstrapExpect,
-		HasState: hasState, Begin: b.dir.Begin, Logger: b.log,
+		HasState: hasState, Begin: b.dir.Begin, Logger: b.log, Waiting: func(what string) { b.at("starting: waits for " + what) },
 		Applicant: membership.Applicant{ClusterID: wanted, Version: Version, Features: api.SupportedFeatures(), Store: b.cfg.StoreIdentity()},
 	})
 	if err != nil {
@@ -243,6 +243,7 @@ func (b *Broker) startMetadata(ctx context.Context) error {
 // awaitMetadata waits until this node has what the cluster has committed, and says
 // now and then what it waits for.
 func (b *Broker) awaitMetadata(ctx context.Context) error {
+	b.at("starting: waits for the cluster's metadata: a majority of its voters must be up")
 	for {
 		patience, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err := b.meta.Ready(patience)
@@ -374,6 +375,7 @@ func (b *Broker) register(ctx context.Context) error {
 		Ready:   func() bool { return closed(c.open) },
 		Contact: b.meta.Contact,
 	})
+	b.at("starting: registers with the broker that leads the metadata")
 	if _, err := c.beats.Register(ctx); err != nil {
 		return fmt.Errorf("register as broker %d: %w", b.cfg.ID, err)
 	}
@@ -401,6 +403,7 @@ func (b *Broker) serverAddr(dir uuid.UUID) (string, bool) {
 
 // takePart says that the logs are open, and waits until this broker is active.
 func (b *Broker) takePart(ctx context.Context) error {
+	b.at("starting: waits until the broker that leads the metadata lets it serve")
 	close(b.cluster.open)
 	b.cluster.beats.Poke()
 	if err := b.cluster.beats.Active(ctx); err != nil {

@@ -39,7 +39,10 @@ type FormerOptions struct {
 	// Patience is how long a refusal is asked about again that may pass by itself: the
 	// past life of a wiped node lives on in its lease. Default 10 s.
 	Patience time.Duration
-	Logger   *slog.Logger
+	// Waiting is told what the node waits for, in words that follow "waits for", again
+	// when they change, until Wait has an outcome. It must not block. Nil: nobody asks.
+	Waiting func(what string)
+	Logger  *slog.Logger
 }
 
 // Outcome is how a node goes on: it opens Raft as Kind says.
@@ -460,23 +463,40 @@ func (c *course) end(o Outcome) error {
 const explainEvery = 10 * time.Second
 
 func (c *course) explain(now time.Time, members []Member) {
+	candidates := 0
+	for _, m := range members {
+		if m.Status == Alive && m.State == Forming && m.Expect == c.f.o.Expect {
+			candidates++
+		}
+	}
+	named := c.f.o.Membership.named()
+	needed := quorum(c.f.o.Expect, candidates, named)
+	if c.f.o.Waiting != nil {
+		c.f.o.Waiting(waitsFor(needed-candidates, c.f.o.Expect))
+	}
 	if now.Sub(c.told) < explainEvery {
 		return
 	}
 	c.told = now
 	var seen []string
-	candidates := 0
 	for _, m := range members {
 		seen = append(seen, fmt.Sprintf("%s is %s, %s", m, m.Status, m.State))
-		if m.Status == Alive && m.State == Forming && m.Expect == c.f.o.Expect {
-			candidates++
-		}
 		if m.Status == Alive && m.Expect != c.f.o.Expect {
 			c.f.log.Warn("cluster: a peer has another bootstrap.expect: they must be the same for a cluster to begin", "member", m, "theirs", m.Expect, "ours", c.f.o.Expect)
 		}
 	}
 	slices.Sort(seen)
-	named := c.f.o.Membership.named()
-	c.f.log.Info("cluster: waits for brokers to begin with", "needed", quorum(c.f.o.Expect, candidates, named), "candidates", candidates,
+	c.f.log.Info("cluster: waits for brokers to begin with", "needed", needed, "candidates", candidates,
 		"bootstrap.expect", c.f.o.Expect, "named by cluster.join", named, "seen", strings.Join(seen, "; "))
+}
+
+// waitsFor names what a node waits for that lacks so many others to begin a cluster with.
+func waitsFor(lacks, expect int) string {
+	switch {
+	case lacks <= 0:
+		return "the other brokers to agree on how a cluster begins"
+	case lacks == 1:
+		return fmt.Sprintf("1 more broker to begin a cluster with (bootstrap.expect=%d)", expect)
+	}
+	return fmt.Sprintf("%d more brokers to begin a cluster with (bootstrap.expect=%d)", lacks, expect)
 }

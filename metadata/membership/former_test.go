@@ -123,6 +123,39 @@ func joining(addrs ...string) func(*Options, *FormerOptions) {
 	return func(o *Options, _ *FormerOptions) { o.Join = addrs }
 }
 
+// A node that waits for others says for how many. It used to say that it starts, for as
+// long as it took.
+func TestWhoWaitsSaysForWhom(t *testing.T) {
+	board := &switchboard{}
+	said := make(chan string, 1000)
+	one := startNode(t, board, 1, t.TempDir(), false, func(_ *Options, fo *FormerOptions) {
+		fo.Waiting = func(what string) {
+			select {
+			case said <- what:
+			default:
+			}
+		}
+	})
+	next := func(want string) {
+		t.Helper()
+		for deadline := time.After(20 * time.Second); ; {
+			select {
+			case what := <-said:
+				if what == want {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("it never said that it waits for %s", want)
+			}
+		}
+	}
+	next("2 more brokers to begin a cluster with (bootstrap.expect=3)")
+	startNode(t, board, 2, t.TempDir(), false, joining(one.Addr()))
+	next("1 more broker to begin a cluster with (bootstrap.expect=3)")
+	startNode(t, board, 3, t.TempDir(), false, joining(one.Addr()))
+	require.Equal(t, Bootstrap, one.wait(t).Kind)
+}
+
 func TestThreeBrokersFormAndAFourthJoins(t *testing.T) {
 	board := &switchboard{}
 	began := time.Now()
