@@ -87,6 +87,8 @@ func TestStartAndStop(t *testing.T) {
 		require.Contains(t, families, name)
 	}
 	require.Positive(t, families["firn_broker_lease_seconds"].Metric[0].Gauge.GetValue())
+	require.InDelta(t, 0, families["firn_clock_behind_seconds"].Metric[0].Gauge.GetValue(), 1)
+	require.NotContains(t, families, "firn_cluster_tls_not_after_seconds", "there is no TLS")
 
 	second, err := New(cfg, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)

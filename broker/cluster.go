@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/firnlog/firn/broker/api"
+	"github.com/firnlog/firn/broker/config"
 	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
@@ -29,7 +30,8 @@ import (
 // the metadata. A node that is alone has all of it but the port and gossip.
 type cluster struct {
 	link    *link.Link
-	members *membership.Membership // nil where the node is alone
+	tls     *config.ClusterTLSWatch // nil without TLS
+	members *membership.Membership  // nil where the node is alone
 	control *controller.Controller
 	beats   *controller.Heartbeater
 
@@ -51,11 +53,11 @@ func closed(ch <-chan struct{}) bool {
 
 // startLink opens the port between brokers; peers are answered from here on.
 func (b *Broker) startLink() error {
-	b.cluster = &cluster{built: make(chan struct{}), swept: make(chan struct{}), open: make(chan struct{})}
 	watch, err := b.cfg.WatchClusterTLS(b.log)
 	if err != nil {
 		return err
 	}
+	b.cluster = &cluster{tls: watch, built: make(chan struct{}), swept: make(chan struct{}), open: make(chan struct{})}
 	opts := link.Options{
 		Listen: b.cfg.ClusterListen, Advertise: b.cfg.ClusterAdvertised, Logger: b.log,
 		Self: func() link.Peer {
@@ -383,6 +385,7 @@ func (b *Broker) register(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.beats.Run(beating) })
 	b.undo = append(b.undo, func() { cancel(); wg.Wait() })
+	b.watchClock()
 	return nil
 }
 

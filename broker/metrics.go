@@ -2,6 +2,7 @@ package broker
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -60,6 +61,9 @@ var (
 	descViolations  = desc("firn_partition_violations_total", "Times that an invariant of a partition did not hold.")
 	descBelow       = desc("firn_partition_below_watermark_total", "Truncations of records that were known to be committed.")
 	descLease       = desc("firn_broker_lease_seconds", "Time left in which this broker may lead without word from the controller.")
+
+	descClock       = desc("firn_clock_behind_seconds", "How far this node's clock is behind the cluster's; negative if it is ahead.")
+	descCertificate = desc("firn_cluster_tls_not_after_seconds", "When a certificate of the cluster port that is in force ends, in seconds since 1970: this node's own, and its authority's.", "certificate")
 
 	descPartitions  = desc("kafka_server_replicamanager_partitioncount", "Partitions on this broker.")
 	descLeaders     = desc("kafka_server_replicamanager_leadercount", "Partitions that this broker leads.")
@@ -263,6 +267,14 @@ func (c *metricsCollector) cluster(s sink) {
 	s.gauge(descNoLeader, float64(leaderless(img)))
 	s.gauge(descMetaIndex, float64(img.Index()))
 	s.gauge(descLease, c.b.cluster.beats.Lease().Left().Seconds())
+	if behind, known := c.b.cluster.beats.ClockBehind(time.Now()); known {
+		s.gauge(descClock, behind.Seconds())
+	}
+	if tls := c.b.cluster.tls; tls != nil {
+		own, authority := tls.NotAfter()
+		s.gauge(descCertificate, float64(own.Unix()), "own")
+		s.gauge(descCertificate, float64(authority.Unix()), "ca")
+	}
 }
 
 func leaderless(img *metadata.Image) int {

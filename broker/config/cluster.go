@@ -92,13 +92,9 @@ func (c *Cluster) ClusterTLS() (*tls.Config, error) {
 // verifyOwn sees that the other brokers, who have the same authorities, will take
 // this certificate from a server and from a client.
 func verifyOwn(pair *tls.Certificate, authorities *x509.CertPool) error {
-	between := x509.NewCertPool()
-	for _, der := range pair.Certificate[1:] {
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			return err
-		}
-		between.AddCert(cert)
+	between, err := intermediates(pair)
+	if err != nil {
+		return err
 	}
 	for _, role := range []struct {
 		name  string
@@ -110,6 +106,19 @@ func verifyOwn(pair *tls.Certificate, authorities *x509.CertPool) error {
 		}
 	}
 	return nil
+}
+
+// intermediates are the certificates that come along with one.
+func intermediates(pair *tls.Certificate) (*x509.CertPool, error) {
+	between := x509.NewCertPool()
+	for _, der := range pair.Certificate[1:] {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		between.AddCert(cert)
+	}
+	return between, nil
 }
 
 // verifyName sees that the certificate has the name that the other brokers reach this

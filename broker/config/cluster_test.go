@@ -81,11 +81,16 @@ type authority struct {
 
 func sign(t *testing.T, name string, by *authority, usages ...x509.ExtKeyUsage) (certPEM, keyPEM []byte, made *authority) {
 	t.Helper()
+	return signUntil(t, time.Now().Add(time.Hour), name, by, usages...)
+}
+
+func signUntil(t *testing.T, end time.Time, name string, by *authority, usages ...x509.ExtKeyUsage) (certPEM, keyPEM []byte, made *authority) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: end,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usages, DNSNames: []string{name},
 	}
 	parent, signer := template, key
@@ -207,6 +212,39 @@ func TestClusterTLSFollowsItsFiles(t *testing.T) {
 	now = now.Add(tlsLook)
 	shows(first)
 	require.Equal(t, 2, strings.Count(logged.String(), "read anew"))
+}
+
+// When certificates end is told before they do: of the own one that is in force, and of
+// the authority that vouches longest for it.
+func TestClusterTLSEnds(t *testing.T) {
+	both := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	day := func(n int) time.Time { return time.Now().Add(time.Duration(n) * 24 * time.Hour).Truncate(time.Second) }
+	put := func(certPEM, keyPEM, caPEM []byte) {
+		for name, text := range map[string][]byte{"cert.pem": certPEM, "key.pem": keyPEM, "ca.pem": caPEM} {
+			require.NoError(t, os.WriteFile(name, text, 0o600))
+		}
+	}
+	oldPEM, _, old := signUntil(t, day(10), "our authority", nil)
+	newPEM, _, _ := signUntil(t, day(3650), "another", nil)
+	certPEM, keyPEM, _ := signUntil(t, day(5), "broker-1", old, both...)
+	file := write(t, tlsFiles)
+	put(certPEM, keyPEM, append(oldPEM, newPEM...))
+	c, err := Load(Source{File: file})
+	require.NoError(t, err)
+	w, err := c.WatchClusterTLS(slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	now := time.Now()
+	w.now = func() time.Time { return now }
+	own, above := w.NotAfter()
+	require.WithinDuration(t, day(5), own, 2*time.Second)
+	require.WithinDuration(t, day(10), above, 2*time.Second, "an authority that does not vouch for it does not count")
+
+	certPEM, keyPEM, _ = signUntil(t, day(90), "broker-1", old, both...)
+	put(certPEM, keyPEM, oldPEM)
+	now = now.Add(tlsLook)
+	own, above = w.NotAfter()
+	require.WithinDuration(t, day(90), own, 2*time.Second)
+	require.WithinDuration(t, day(10), above, 2*time.Second, "an authority may end before what it signed")
 }
 
 // handshake returns what the server says of the client, or the client of the server.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
 	"os"
 	"sync"
@@ -21,9 +22,11 @@ type ClusterTLSWatch struct {
 
 	mu     sync.Mutex
 	config *tls.Config
-	seen   [3]os.FileInfo // of the files of config, nil for one that was not there
-	looked time.Time
-	told   string // what was complained of last, since config is in force
+	// authorityEnd is when the authority of config's certificate ends.
+	authorityEnd time.Time
+	seen         [3]os.FileInfo // of the files of config, nil for one that was not there
+	looked       time.Time
+	told         string // what was complained of last, since config is in force
 }
 
 // WatchClusterTLS reads the files for the first time. nil without TLS.
@@ -33,7 +36,42 @@ func (c *Cluster) WatchClusterTLS(log *slog.Logger) (*ClusterTLSWatch, error) {
 	if first == nil || err != nil {
 		return nil, err
 	}
-	return &ClusterTLSWatch{files: c, log: log, now: time.Now, config: first, seen: seen, looked: time.Now()}, nil
+	return &ClusterTLSWatch{files: c, log: log, now: time.Now, config: first, authorityEnd: authorityEnd(first), seen: seen, looked: time.Now()}, nil
+}
+
+// NotAfter is when the certificate that is in force ends, and when its authority does.
+func (w *ClusterTLSWatch) NotAfter() (own, authority time.Time) {
+	config := w.Config()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return config.Certificates[0].Leaf.NotAfter, w.authorityEnd
+}
+
+// authorityEnd is when nobody above a certificate vouches for it any more. Authorities
+// may overlap while one is replaced by another: the latest counts, and of a chain what
+// ends first.
+func authorityEnd(c *tls.Config) (end time.Time) {
+	pair := &c.Certificates[0]
+	between, err := intermediates(pair)
+	if err != nil {
+		return time.Time{} // unreachable: ClusterTLS has read them
+	}
+	chains, err := pair.Leaf.Verify(x509.VerifyOptions{Roots: c.RootCAs, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil {
+		return pair.Leaf.NotAfter // it has just been verified, and ended meanwhile
+	}
+	for _, chain := range chains {
+		until := chain[len(chain)-1].NotAfter
+		for _, above := range chain[1:] {
+			if above.NotAfter.Before(until) {
+				until = above.NotAfter
+			}
+		}
+		if until.After(end) {
+			end = until
+		}
+	}
+	return end
 }
 
 // Config is the newest configuration that is whole. A connection through a config of
@@ -64,7 +102,7 @@ func (w *ClusterTLSWatch) lookLocked() {
 		}
 		return
 	}
-	w.config, w.seen, w.told = next, seen, ""
+	w.config, w.authorityEnd, w.seen, w.told = next, authorityEnd(next), seen, ""
 	w.log.Info("the TLS files of the cluster port were read anew", "valid_until", next.Certificates[0].Leaf.NotAfter)
 }
 
