@@ -80,6 +80,11 @@ func TestVoterRules(t *testing.T) {
 			m.Address = "a1"
 			s[9] = &m
 		}), AddVoter, 3},
+		"a voter where Raft has one that is silent": {view(3, 3, func(s map[int]*Standing) {
+			s[2].Address = "a3"
+			silent(s[3], time.Minute)
+			s[3].Dismissed = true
+		}), RemoveServer, 3},
 		"nor does a server that goes there": {view(2, 3, func(s map[int]*Standing) { s[2].Address = "a1" }), AddVoter, 3},
 		"a member of no server":             {view(3, 3, func(s map[int]*Standing) { m := well(9); s[9] = &m }), AddNonvoter, 9},
 	} {
