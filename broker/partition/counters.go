@@ -89,18 +89,21 @@ func (p *Partition) Lag() int64 {
 }
 
 // countISRLocked counts a change of the ISR of a partition that led before and
-// leads on.
+// leads on, and has it told.
 func (p *Partition) countISRLocked(before []int32) {
 	after := p.rep.ISR()
-	lacks := func(ids []int32) func(int32) bool {
-		return func(id int32) bool { return !slices.Contains(ids, id) }
+	// lacking notes who of ids is not among the others.
+	lacking := func(ids, others []int32, left bool) (n uint64) {
+		for _, id := range ids {
+			if !slices.Contains(others, id) {
+				p.set.news.note(p, id, left)
+				n = 1
+			}
+		}
+		return n
 	}
-	if slices.ContainsFunc(before, lacks(after)) {
-		p.counts.isrShrinks.Add(1)
-	}
-	if slices.ContainsFunc(after, lacks(before)) {
-		p.counts.isrExpands.Add(1)
-	}
+	p.counts.isrShrinks.Add(lacking(before, after, true))
+	p.counts.isrExpands.Add(lacking(after, before, false))
 }
 
 // InSync says how many replicas are in sync, and how many must be.

@@ -2,11 +2,16 @@ package partition
 
 import (
 	"context"
+	"log/slog"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/firnlog/firn/internal/testlog"
 	"github.com/firnlog/firn/metadata"
+	"github.com/firnlog/firn/record"
 )
 
 // A follower's lag is told by the watermark of the leader's last answer, which is
@@ -58,10 +63,33 @@ func TestISRChangesAreCountedByTheLeader(t *testing.T) {
 	require.Equal(t, [2]uint64{1, 0}, changes(1), "the same replicas")
 	isr(1, 1, 3)
 	require.Equal(t, [2]uint64{2, 1}, changes(1), "one left, one joined")
+	for _, line := range []string{`msg="replicas leave the ISR" broker=2 partitions=1 first=t-0`, `msg="replicas leave the ISR" broker=3 partitions=1 first=t-0`,
+		`msg="replicas are back in the ISR" broker=3 partitions=1 first=t-0`} {
+		require.Eventually(t, func() bool { return strings.Contains(g.nodes[1].log.String(), line) }, 20*time.Second, time.Millisecond, line)
+	}
 	g.assign(2, 1, []int32{2})
 	require.Equal(t, [2]uint64{2, 1}, changes(1), "it leads no longer")
 	require.Equal(t, [2]uint64{0, 0}, changes(2))
 	g.edit(func(e *metadata.Editor) { e.DeleteTopic(g.topic) })
 	require.Nil(t, g.nodes[1].set.Get(g.tp))
 	require.Equal(t, [2]uint64{2, 1}, changes(1))
+}
+
+// However many partitions a broker leaves, a round of it is one line.
+func TestISRChangesAreOneLineOfEachBroker(t *testing.T) {
+	var n isrNews
+	var log testlog.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	for part := range int32(100) {
+		p := &Partition{topic: "orders", tp: record.TopicPartition{Partition: part}}
+		n.note(p, 3, true)
+		if part%2 == 0 {
+			n.note(p, 2, false)
+		}
+	}
+	n.tell(logger)
+	n.tell(logger)
+	require.Equal(t, 2, strings.Count(log.String(), "\n"), log.String())
+	require.Contains(t, log.String(), `level=INFO msg="replicas leave the ISR" broker=3 partitions=100 first=orders-0`)
+	require.Contains(t, log.String(), `level=INFO msg="replicas are back in the ISR" broker=2 partitions=50 first=orders-0`)
 }

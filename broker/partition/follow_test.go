@@ -16,6 +16,7 @@ import (
 
 	"github.com/firnlog/firn/broker/replica"
 	"github.com/firnlog/firn/commitlog"
+	"github.com/firnlog/firn/internal/testlog"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
@@ -35,6 +36,7 @@ type group struct {
 }
 
 type member struct {
+	log testlog.Buffer
 	metadata.Client
 	g         *group
 	id        int32
@@ -102,7 +104,7 @@ func (g *group) open(id int32) {
 	m.dir, err = commitlog.OpenDir(m.fs, "data", commitlog.DirOptions{BootID: "boot"})
 	require.NoError(g.t, err)
 	m.set = NewSet(SetOptions{NodeID: id, FS: m.fs, Dir: m.dir, FlushWorkers: 2, MaxFiles: 64, LagMax: 10 * time.Second, Meta: m,
-		OnFatal: func(err error) { g.t.Errorf("fatal: %v", err) }, Logger: slog.New(slog.DiscardHandler),
+		OnFatal: func(err error) { g.t.Errorf("fatal: %v", err) }, Logger: slog.New(slog.NewTextHandler(&m.log, nil)),
 		OnFollow: func(_ *Partition, f Following) { m.follows = append(m.follows, f) },
 		LastRemoteState: func(ctx context.Context, tp record.TopicPartition) (record.Offset, []manifest.EpochStart, []byte, error) {
 			return m.remote(ctx, tp)

@@ -106,6 +106,7 @@ type Set struct {
 	img      atomic.Pointer[metadata.Image]
 	proposer proposer
 	restorer restorer
+	news     isrNews
 
 	wg   sync.WaitGroup
 	stop chan struct{}
@@ -507,6 +508,7 @@ func (s *Set) housekeep() {
 			if n%retryEvery == 0 {
 				s.retryFailed()
 			}
+			s.news.tell(s.opts.Logger)
 			s.restorer.retry(now)
 			eligible := s.eligible()
 			for p := range s.All() {
