@@ -166,20 +166,19 @@ func (h *Heartbeater) Run(ctx context.Context) {
 			h.Poke()
 		}
 	})()
-	failures := 0
+	quiet := silence{log: h.opts.Logger, lease: &h.lease, clock: h.opts.Clock}
 	for ctx.Err() == nil {
 		pause := h.opts.Interval
 		if err := h.beat(ctx); err != nil {
 			if ctx.Err() != nil {
 				return
 			}
-			hungUp := errors.Is(err, context.Canceled) // another leads, and waits to hear from us
-			if failures++; !hungUp && (failures == 1 || h.lease.Left() == 0 && failures%20 == 0) {
-				h.opts.Logger.Warn("heartbeat failed", "error", err, "lease", h.lease.Left(), "failures", failures)
+			if !errors.Is(err, context.Canceled) { // else another leads, and waits to hear from us
+				quiet.failed(err)
 			}
 			pause /= 5
 		} else {
-			failures = 0
+			quiet.answered()
 			if h.shuttingDown() {
 				pause /= 10
 			}
