@@ -107,7 +107,7 @@ func (c *Controller) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		failed := c.settleBrokers(ctx)
 		if !failed {
-			failed = c.propose(ctx, upkeep.plan(time.Now(), c.opts.Meta.Image()))
+			failed = c.propose(ctx, upkeep.plan(time.Now(), c.opts.Meta.Image()), nil)
 		}
 		now := time.Now()
 		c.mu.Lock()
@@ -161,18 +161,19 @@ func (c *Controller) settleBrokers(ctx context.Context) (failed bool) {
 	c.mu.Lock()
 	now := time.Now()
 	commands := Decide(now, img, c.mu.leases)
+	because := map[int32]string{}
 	for _, cmd := range commands {
 		if s, ok := cmd.(*command.SetBrokerState); ok && s.State == command.BrokerFenced {
-			c.opts.Logger.Info("controller: fences a broker", "broker", s.BrokerID, "epoch", s.BrokerEpoch, "because", c.mu.leases.whyFenced(now, img, s.BrokerID))
+			because[s.BrokerID] = c.mu.leases.whyFenced(now, img, s.BrokerID)
 		}
 	}
 	c.mu.Unlock()
-	return c.propose(ctx, commands)
+	return c.propose(ctx, commands, because)
 }
 
 // propose commits commands in order. What is refused because the world moved on is
-// passed over: whoever moved it knew better.
-func (c *Controller) propose(ctx context.Context, commands []command.Command) (failed bool) {
+// passed over: whoever moved it knew better. because are the reasons to fence brokers.
+func (c *Controller) propose(ctx context.Context, commands []command.Command, because map[int32]string) (failed bool) {
 	for _, cmd := range commands {
 		if ctx.Err() != nil {
 			return true
@@ -184,7 +185,7 @@ func (c *Controller) propose(ctx context.Context, commands []command.Command) (f
 		var refused *command.Error
 		switch {
 		case err == nil:
-			c.tell(cmd, res, time.Since(start))
+			c.tell(cmd, res, time.Since(start), because)
 		case errors.As(err, &refused):
 			c.opts.Logger.Info("controller: change refused", "command", cmd.Kind(), "reason", err)
 		default:
@@ -197,20 +198,27 @@ func (c *Controller) propose(ctx context.Context, commands []command.Command) (f
 	return false
 }
 
-// tell logs what was done.
-func (c *Controller) tell(cmd command.Command, res command.Result, took time.Duration) {
+// tell logs what was done. That a broker was lost is a warning: nothing else says so.
+func (c *Controller) tell(cmd command.Command, res command.Result, took time.Duration, because map[int32]string) {
 	var state string
 	switch cmd := cmd.(type) {
 	case *command.SetBrokerState:
+		attrs := []any{"broker", cmd.BrokerID, "epoch", cmd.BrokerEpoch, "index", res.Index, "took", took}
+		level := slog.LevelInfo
 		switch cmd.State {
 		case command.BrokerFenced:
 			state = "fenced"
+			why := because[cmd.BrokerID]
+			attrs = append(attrs, "because", why)
+			if why != askedToStop {
+				level = slog.LevelWarn
+			}
 		case command.BrokerActive:
 			state = "active"
 		case command.BrokerShuttingDown:
 			state = "shutting down"
 		}
-		c.opts.Logger.Info("controller: broker is "+state, "broker", cmd.BrokerID, "epoch", cmd.BrokerEpoch, "index", res.Index, "took", took)
+		c.opts.Logger.Log(context.Background(), level, "controller: broker is "+state, attrs...)
 	default:
 		done, refused := 0, 0
 		for _, it := range res.Items {

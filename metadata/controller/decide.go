@@ -51,17 +51,20 @@ func Decide(now time.Time, img *metadata.Image, l *Leases) []command.Command {
 	return out
 }
 
+// askedToStop is why a broker is fenced that nobody needs to look after.
+const askedToStop = "it asked to stop"
+
 // whyFenced says to a person why Decide fences a broker.
 func (l *Leases) whyFenced(now time.Time, img *metadata.Image, broker int32) string {
 	switch b := l.brokers[broker]; {
 	case img.Broker(broker).ShuttingDown:
-		return "it shuts down"
+		return askedToStop
 	case b.gone:
-		return "its process is gone"
+		return "its process has ended"
 	case l.stuck(now, b):
 		return "it applies no metadata"
 	default:
-		return "it is silent"
+		return "its heartbeats stay away"
 	}
 }
 

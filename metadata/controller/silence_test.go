@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -58,5 +59,34 @@ func TestSilenceOfTheLeaderIsToldSparingly(t *testing.T) {
 		require.Contains(t, got[0], "heartbeats are answered again")
 		time.Sleep(time.Hour)
 		require.Empty(t, lines())
+	})
+}
+
+// That a broker is lost is a warning, with the reason; that one stops is none. Both were
+// one line among the others.
+func TestALostBrokerIsAWarning(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		var log testlog.Buffer
+		c := New(Options{Meta: w, Calls: node{w, "leader"}, Verify: func(context.Context) (uint64, error) { return 0, nil },
+			Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		defer run(c.Run)()
+		all, leave := w.join(t, 3)
+		defer leave()
+		require.NoError(t, all[2].Shutdown(t.Context()))
+		w.setCut("b2", true)
+		time.Sleep(5 * time.Second)
+		var fenced []string
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "broker is fenced") {
+				fenced = append(fenced, line)
+			}
+		}
+		require.Len(t, fenced, 2, log.String())
+		require.Contains(t, fenced[0], "level=INFO")
+		require.Contains(t, fenced[0], `broker=3`)
+		require.Contains(t, fenced[0], `because="it asked to stop"`)
+		require.Contains(t, fenced[1], "level=WARN")
+		require.Contains(t, fenced[1], `broker=2`)
+		require.Contains(t, fenced[1], `because="its heartbeats stay away"`)
 	})
 }
