@@ -48,7 +48,7 @@ func KeepVoters(ctx context.Context, o KeeperOptions) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	k := &keeper{o: o, seen: map[uuid.UUID]*sighting{}}
+	k := newKeeper(o, time.Now())
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -63,13 +63,20 @@ func KeepVoters(ctx context.Context, o KeeperOptions) {
 
 // keeper remembers what Standing needs beyond the moment.
 type keeper struct {
-	o    KeeperOptions
-	seen map[uuid.UUID]*sighting
+	o KeeperOptions
+	// began is when this leader began to look.
+	began time.Time
+	seen  map[uuid.UUID]*sighting
 }
 
-// sighting is since when a directory is seen in its present state.
+func newKeeper(o KeeperOptions, now time.Time) *keeper {
+	return &keeper{o: o, began: now, seen: map[uuid.UUID]*sighting{}}
+}
+
+// sighting is since when a directory is seen in its present state, and whether it was
+// that of a registered broker since this leader began.
 type sighting struct {
-	alive              bool
+	alive, registered  bool
 	aliveSince, goneAt time.Time
 }
 
@@ -83,7 +90,7 @@ func (k *keeper) turn(ctx context.Context) time.Duration {
 		return keepBackoff // it does not lead any more, which ctx is about to say
 	}
 	now := time.Now()
-	v := &VoterView{Self: k.o.Self, Servers: servers, Standings: k.standings(now, servers, &quorum)}
+	v := &VoterView{Self: k.o.Self, LeadsSince: k.began, Servers: servers, Standings: k.standings(now, servers, &quorum)}
 	c := PlanVoters(now, v)
 	if c.Kind == NoChange {
 		return keepEvery
@@ -117,12 +124,16 @@ func (k *keeper) turn(ctx context.Context) time.Duration {
 func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raftnode.Quorum) map[uuid.UUID]Standing {
 	all := map[uuid.UUID]Standing{}
 	left := map[uuid.UUID]bool{}
+	failed := map[uuid.UUID]time.Time{} // since when gossip does not hear it
 	node := map[uuid.UUID]int32{}
 	successor := map[int32]uuid.UUID{} // the living directory of a node id
 	holder := map[string]uuid.UUID{}   // and of an address
 	for _, m := range k.o.Members() {
 		all[m.DirectoryID] = Standing{DirectoryID: m.DirectoryID, Address: m.ClusterAddr, Alive: m.Status == Alive && m.State == Formed}
 		left[m.DirectoryID] = m.Status == Left
+		if m.Status != Alive {
+			failed[m.DirectoryID] = m.Since
+		}
 		node[m.DirectoryID] = m.NodeID
 		if all[m.DirectoryID].Alive {
 			successor[m.NodeID], holder[m.ClusterAddr] = m.DirectoryID, m.DirectoryID
@@ -146,7 +157,10 @@ func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raf
 	}
 	for dir, s := range all {
 		s.LastContact, s.CaughtUp = contact[dir].LastContact, contact[dir].CaughtUp
-		k.sight(now, dir, &s)
+		was := k.sight(now, dir, failed[dir], &s)
+		was.registered = was.registered || registered[dir]
+		// Silence tells something once Raft has had its time to reach who is there.
+		silent := !s.Alive && now.Sub(k.began) >= leaderHears && now.Sub(s.LastContact) > inContact
 		id, known := node[dir]
 		other := img.Broker(id)
 		// A wiped node cannot register before it follows the log, so gossip's word
@@ -156,8 +170,10 @@ func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raf
 		// Another broker at its address: it will not come back there, and where Raft has
 		// both the other could not follow.
 		_, held := holder[address[dir]]
-		displaced := held && !s.Alive && now.Sub(s.LastContact) > inContact
-		unregistered := !s.Alive && len(registered) > 0 && !registered[dir] && now.Sub(s.GoneSince) > voterGone
+		displaced := held && silent
+		// One that is not registered may be about to; one that is not any more was
+		// forgotten by an operator.
+		unregistered := silent && len(registered) > 0 && !registered[dir] && (was.registered || now.Sub(s.GoneSince) > voterGone)
 		s.Dismissed = left[dir] || replaced || displaced || unregistered
 		all[dir] = s
 	}
@@ -169,11 +185,16 @@ func (k *keeper) standings(now time.Time, servers []raftnode.Server, quorum *raf
 	return all
 }
 
-// sight dates a standing by what this leader saw before.
-func (k *keeper) sight(now time.Time, dir uuid.UUID, s *Standing) {
+// sight dates a standing by what this leader saw before, and by what gossip told this
+// node before it led: failed is since when it does not hear the member, zero if it does,
+// or never did.
+func (k *keeper) sight(now time.Time, dir uuid.UUID, failed time.Time, s *Standing) *sighting {
 	was := k.seen[dir]
 	if was == nil {
 		was = &sighting{alive: s.Alive, aliveSince: now, goneAt: now}
+		if !failed.IsZero() {
+			was.goneAt = failed
+		}
 		k.seen[dir] = was
 	}
 	if s.Alive && !was.alive {
@@ -186,4 +207,5 @@ func (k *keeper) sight(now time.Time, dir uuid.UUID, s *Standing) {
 		was.goneAt = s.LastContact
 	}
 	s.AliveSince, s.GoneSince = was.aliveSince, was.goneAt
+	return was
 }

@@ -26,6 +26,7 @@ func newLines(l *slog.Logger, undecryptable func(from string)) *log.Logger {
 var chatter = []string{
 	"Shutdown without a Leave", "Failed to re-join", "Failed push/pull merge", "ignoring alive message", "Name conflict", "Node name conflicts",
 	"Conflicting address", "Got ping for unexpected node", "failed to receive: EOF", "Stream connection", "Was able to connect", "binding to public address",
+	"Refuting an alive message", "Refuting a suspect message", "Failed fallback TCP ping", "failed to resolve",
 }
 
 // Write takes one line: "[WARN] memberlist: text from=1.2.3.4:5".

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/hashicorp/serf/serf"
@@ -73,6 +74,8 @@ type Member struct {
 	// GossipAddr is where it gossips.
 	GossipAddr netip.AddrPort
 	Status     Status
+	// Since is when this node saw Status begin, by its own clock; zero for itself.
+	Since time.Time
 }
 
 func (m Member) String() string {

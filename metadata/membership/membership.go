@@ -402,6 +402,11 @@ func (m *Membership) apply(e *serf.MemberEvent) {
 		}
 		member.Status = known.status
 		m.mu.Lock()
+		if was, ok := m.others[member.DirectoryID]; ok && was.Status == member.Status {
+			member.Since = was.Since
+		} else {
+			member.Since = time.Now()
+		}
 		if known.kind == MemberGone {
 			delete(m.others, member.DirectoryID)
 		} else {

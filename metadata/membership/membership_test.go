@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/serf/serf"
 	"github.com/stretchr/testify/require"
 
 	"github.com/firnlog/firn/internal/testlog"
@@ -93,6 +95,30 @@ func TestMembersFindEachOther(t *testing.T) {
 	one.await(t, "failed", kindOf(MemberFailed, 2))
 	t.Logf("a dead peer was noticed after %s", time.Since(began))
 	require.Less(t, time.Since(began), 5*time.Second)
+}
+
+// A member has a status since it got it, whatever is told of it meanwhile.
+func TestSinceWhen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &Membership{log: slog.New(slog.DiscardHandler), others: map[uuid.UUID]Member{}, problems: map[problemKey]*noted{}}
+		dir := uuid.UUID{1}
+		began := time.Now()
+		tell := func(kind serf.EventType, state State) time.Duration {
+			time.Sleep(time.Second)
+			tags, err := (&Tags{NodeID: 1, Expect: 1, State: state}).encode()
+			require.NoError(t, err)
+			m.apply(&serf.MemberEvent{Type: kind, Members: []serf.Member{{Name: dir.String(), Addr: net.IPv4(127, 0, 0, 1), Tags: tags}}})
+			who, ok := m.Member(dir)
+			require.True(t, ok)
+			return who.Since.Sub(began)
+		}
+		require.Equal(t, 1*time.Second, tell(serf.EventMemberJoin, Checking))
+		require.Equal(t, 1*time.Second, tell(serf.EventMemberUpdate, Formed))
+		require.Equal(t, 3*time.Second, tell(serf.EventMemberFailed, Formed))
+		require.Equal(t, 4*time.Second, tell(serf.EventMemberJoin, Formed))
+		require.Equal(t, 5*time.Second, tell(serf.EventMemberFailed, Formed))
+		require.Equal(t, 6*time.Second, tell(serf.EventMemberLeave, Formed))
+	})
 }
 
 // A start does not wait for its peers, and a peer that comes later is found.
@@ -263,14 +289,22 @@ func TestLevelsOfLines(t *testing.T) {
 	var from []string
 	l := newLines(slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})), func(f string) { from = append(from, f) })
 	l.Print("[ERR] memberlist: Push/Pull with x failed: y")
+	l.Print("[WARN] memberlist: Refuting a dead message (from: x)")
 	l.Print("[WARN] memberlist: Refuting a suspect message (from: x)")
+	l.Print("[WARN] memberlist: Refuting an alive message for 'x' (1.2.3.4:5) meta:([255 136] VS [255]), vsn:([1] VS [1])")
+	l.Print("[ERR] memberlist: Failed fallback TCP ping: EOF")
+	l.Print("[WARN] memberlist: failed to resolve broker-77:7946: no such host")
 	l.Print("[INFO] serf: EventMemberJoin: x")
 	l.Print("[ERR] memberlist: failed to receive: EOF from=1.2.3.4:5")
 	l.Print("[ERR] memberlist: Decrypt packet failed: no installed keys could decrypt the message from=1.2.3.4:5")
 	l.Print("[ERR] memberlist: msg type (77) not supported from=1.2.3.4:6")
 	text := out.String()
 	require.Contains(t, text, `level=WARN msg="gossip: memberlist: Push/Pull`)
-	require.Contains(t, text, `level=INFO msg="gossip: memberlist: Refuting`)
+	require.Contains(t, text, `level=INFO msg="gossip: memberlist: Refuting a dead`)
+	require.Contains(t, text, `level=DEBUG msg="gossip: memberlist: Refuting a suspect`)
+	require.Contains(t, text, `level=DEBUG msg="gossip: memberlist: Refuting an alive`)
+	require.Contains(t, text, `level=DEBUG msg="gossip: memberlist: Failed fallback`)
+	require.Contains(t, text, `level=DEBUG msg="gossip: memberlist: failed to resolve`)
 	require.Contains(t, text, `level=DEBUG msg="gossip: serf: EventMemberJoin`)
 	require.Contains(t, text, `level=DEBUG msg="gossip: memberlist: failed to receive: EOF`)
 	require.NotContains(t, text, "Decrypt")

@@ -27,6 +27,9 @@ const (
 	caughtUpWithin = 5 * time.Second
 	// inContact bounds how long ago a server that counts as living answered Raft.
 	inContact = 2 * time.Second
+	// leaderHears is how long a leader must lead before that a server did not answer its
+	// Raft says something: it begins without having heard anybody.
+	leaderHears = 5 * time.Second
 )
 
 // Standing is what the leader knows of one server or member.
@@ -36,8 +39,9 @@ type Standing struct {
 	Address string
 	// Alive: gossip says that it runs, and has found that it may.
 	Alive bool
-	// AliveSince is when that began, as far as this leader saw; GoneSince when it was
-	// last heard of by gossip or Raft, or when this leader began to lead.
+	// AliveSince is when that began, as far as this leader saw; GoneSince when gossip,
+	// before this leader led too, or Raft last heard of it. Where gossip never did, it
+	// is when this leader began to lead.
 	AliveSince, GoneSince time.Time
 	// Dismissed: it left for good, was unregistered, or its node id or its address has
 	// another directory by now. It must not stay a server.
@@ -48,9 +52,10 @@ type Standing struct {
 
 // VoterView is what the metadata leader sees at a moment.
 type VoterView struct {
-	// Self is the leader's directory.
-	Self    uuid.UUID
-	Servers []raftnode.Server
+	// Self is the leader's directory, LeadsSince when it began to lead.
+	Self       uuid.UUID
+	LeadsSince time.Time
+	Servers    []raftnode.Server
 	// Standings by directory, of servers and of members that are none.
 	Standings map[uuid.UUID]Standing
 }
@@ -234,7 +239,7 @@ func (p *voterPlan) promote() VoterChange {
 // replace takes the vote of a voter that is silent for long, where another waits for
 // it: promote then gives it to that one.
 func (p *voterPlan) replace() VoterChange {
-	if len(p.candidates()) == 0 {
+	if len(p.candidates()) == 0 || p.now.Sub(p.v.LeadsSince) < leaderHears {
 		return VoterChange{}
 	}
 	for _, voter := range p.voters {

@@ -22,7 +22,7 @@ func TestVoterRules(t *testing.T) {
 	// view has voters 1..voters and followers up to all; 1 leads.
 	view := func(voters, all int, change func(s map[int]*Standing)) *VoterView {
 		standings := map[int]*Standing{}
-		v := &VoterView{Self: dir(1), Standings: map[uuid.UUID]Standing{}}
+		v := &VoterView{Self: dir(1), LeadsSince: now.Add(-leaderHears), Standings: map[uuid.UUID]Standing{}}
 		for i := 1; i <= all; i++ {
 			s := well(i)
 			standings[i] = &s
@@ -34,6 +34,10 @@ func TestVoterRules(t *testing.T) {
 		for _, s := range standings {
 			v.Standings[s.DirectoryID] = *s
 		}
+		return v
+	}
+	leading := func(v *VoterView, since time.Duration) *VoterView {
+		v.LeadsSince = now.Add(-since)
 		return v
 	}
 	silent := func(s *Standing, since time.Duration) {
@@ -55,6 +59,10 @@ func TestVoterRules(t *testing.T) {
 		"two voters, one follower":       {view(2, 3, nil), AddVoter, 3},
 		"two voters, one out of contact": {view(2, 3, func(s map[int]*Standing) { s[2].LastContact = now.Add(-5 * time.Second) }), AddVoter, 3},
 		"a voter silent for long":        {view(3, 4, func(s map[int]*Standing) { silent(s[2], 31*time.Second) }), RemoveServer, 2},
+		"a leader that heard nobody yet": {leading(view(3, 4, func(s map[int]*Standing) {
+			silent(s[2], time.Minute)
+			s[2].LastContact = time.Time{}
+		}), 4*time.Second), NoChange, 0},
 		"a voter silent for a moment":    {view(3, 4, func(s map[int]*Standing) { silent(s[2], 29*time.Second) }), NoChange, 0},
 		"a silent voter that Raft hears": {view(3, 4, func(s map[int]*Standing) { silent(s[2], time.Minute); s[2].LastContact = now }), NoChange, 0},
 		"nobody to replace it":           {view(3, 3, func(s map[int]*Standing) { silent(s[2], time.Hour) }), NoChange, 0},

@@ -28,6 +28,7 @@ type voterWorld struct {
 	servers   []raftnode.Server
 	leader    uuid.UUID
 	keeper    *keeper
+	ledSince  time.Time
 	most      int
 	nextDir   uint64
 	log       []string
@@ -39,11 +40,14 @@ type voterNode struct {
 	id                int32
 	dir               uuid.UUID
 	up, left          bool
+	unheard           bool      // gossip says that it has failed, though it is up
+	quiet             time.Time // since when gossip says that it has failed or left
 	port              int
 	contact, caughtUp time.Time
 	registered        bool
-	others            []uuid.UUID // its directories before this one
-	slow              bool        // it is up, and never catches up
+	others            []uuid.UUID   // its directories before this one
+	slow              bool          // it is up, and never catches up
+	answers           time.Duration // how long after an election it answers the leader
 }
 
 func (w *voterWorld) newDir() uuid.UUID {
@@ -123,10 +127,11 @@ func (w *voterWorld) elect() bool {
 	start := w.rand.IntN(len(w.servers))
 	for i := range w.servers {
 		if s := w.servers[(start+i)%len(w.servers)]; is(s) {
-			w.leader = s.DirectoryID
-			w.keeper = &keeper{seen: map[uuid.UUID]*sighting{}, o: KeeperOptions{Self: w.leader, Members: w.members, Image: w.image}}
+			w.leader, w.ledSince = s.DirectoryID, w.now
+			w.keeper = newKeeper(KeeperOptions{Self: w.leader, Members: w.members, Image: w.image}, w.now)
 			for _, n := range w.nodes { // a new leader has heard of nobody
 				n.contact, n.caughtUp = time.Time{}, time.Time{}
+				n.answers = time.Duration(w.rand.IntN(3000)) * time.Millisecond
 			}
 			w.trace("%s leads", w.leader)
 			return true
@@ -140,10 +145,11 @@ func (w *voterWorld) members() []Member {
 	for _, n := range w.nodes {
 		m := Member{DirectoryID: n.dir, Tags: Tags{NodeID: n.id, ClusterAddr: n.addr(), State: Formed}}
 		switch {
+		case n.dir == w.leader: // to itself
 		case n.left:
-			m.Status = Left
-		case !n.up:
-			m.Status = Failed
+			m.Status, m.Since = Left, n.quiet
+		case !n.up || n.unheard:
+			m.Status, m.Since = Failed, n.quiet
 		}
 		all = append(all, m)
 		for _, dir := range n.others {
@@ -176,7 +182,7 @@ func (w *voterWorld) turn() {
 		n := w.node(s.DirectoryID)
 		state := raftnode.ServerState{Server: s}
 		if n != nil {
-			if n.up { // wherever: Raft's transport asks gossip for the address of a directory
+			if n.up && (n.dir == w.leader || w.now.Sub(w.ledSince) >= n.answers) { // wherever: Raft's transport asks gossip for the address of a directory
 				n.contact = w.now
 				if !n.slow {
 					n.caughtUp = w.now
@@ -186,7 +192,7 @@ func (w *voterWorld) turn() {
 		}
 		q.Servers = append(q.Servers, state)
 	}
-	v := &VoterView{Self: w.leader, Servers: w.servers, Standings: w.keeper.standings(w.now, w.servers, q)}
+	v := &VoterView{Self: w.leader, LeadsSince: w.ledSince, Servers: w.servers, Standings: w.keeper.standings(w.now, w.servers, q)}
 	c := PlanVoters(w.now, v)
 	w.sinceMove++
 	if c.Kind == NoChange {
@@ -214,6 +220,9 @@ func (w *voterWorld) carryOut(c VoterChange) {
 		}
 		if c.DirectoryID == w.leader {
 			w.fail("the leader removes itself")
+		}
+		if n := w.node(c.DirectoryID); n != nil && n.up {
+			w.fail("%s is removed and is up", c.DirectoryID)
 		}
 		w.servers = slices.Delete(slices.Clone(w.servers), i, i+1)
 	case HandLeadership:
@@ -244,7 +253,24 @@ func (w *voterWorld) rise(n *voterNode) {
 	for slices.ContainsFunc(w.nodes, func(o *voterNode) bool { return o != n && o.up && o.port == n.port }) {
 		n.port = w.rand.IntN(1000)
 	}
-	n.up, n.left = true, false
+	n.up, n.left, n.unheard = true, false, false
+	if !n.registered {
+		n.registered, w.known = true, nil
+	}
+}
+
+// fall ends a node. Gossip may have been silent about it before.
+func (w *voterWorld) fall(n *voterNode) {
+	if n.up && !n.unheard {
+		n.quiet = w.now
+	}
+	n.up, n.unheard = false, false
+}
+
+// forget unregisters a node that is down, as an operator does.
+func (w *voterWorld) forget(n *voterNode) {
+	n.registered, w.known = false, nil
+	w.trace("%s: %d is unregistered", w.now.Format("04:05.0"), n.id)
 }
 
 func (w *voterWorld) chaos(steps int) {
@@ -253,7 +279,7 @@ func (w *voterWorld) chaos(steps int) {
 		n := w.nodes[w.rand.IntN(len(w.nodes))]
 		switch w.rand.IntN(40) {
 		case 0:
-			n.up = false
+			w.fall(n)
 		case 1, 2:
 			w.rise(n)
 		case 3: // comes back elsewhere, now and then where one that is down was
@@ -276,10 +302,23 @@ func (w *voterWorld) chaos(steps int) {
 			}
 		case 5: // leaves, where the others can go on
 			if len(w.nodes) > 4 && w.rand.IntN(4) == 0 {
-				n.up, n.left = false, true
+				w.fall(n)
+				n.left = true
 			}
 		case 6:
 			n.slow = !n.slow
+		case 7: // gossip does not hear it any more, for a while
+			if n.up && !n.unheard {
+				n.unheard, n.quiet = true, w.now
+			}
+		case 8:
+			if !n.up && !n.left && w.rand.IntN(3) == 0 {
+				w.forget(n)
+			}
+		case 9: // leaders change
+			if w.rand.IntN(2) == 0 {
+				w.leader = uuid.Nil
+			}
 		default:
 			w.turn()
 		}
@@ -300,7 +339,10 @@ func (w *voterWorld) calm() {
 	}
 	if others := alive - 1; others >= all/2+1 && len(w.nodes) > 3 { // one may stay away for ever
 		n := w.nodes[w.rand.IntN(len(w.nodes))]
-		n.up = false
+		w.fall(n)
+		if w.rand.IntN(2) == 0 {
+			w.forget(n)
+		}
 	}
 	for range 800 {
 		w.now = w.now.Add(300 * time.Millisecond)
@@ -320,7 +362,7 @@ func (w *voterWorld) calm() {
 		w.fail("%d voters, %d of them alive, with %d nodes up", all, alive, up)
 	}
 	for _, s := range w.servers {
-		if n := w.node(s.DirectoryID); n == nil || n.left {
+		if n := w.node(s.DirectoryID); n == nil || n.left || !n.registered {
 			w.fail("%s is gone for good and still a server", s.DirectoryID)
 		}
 	}
@@ -353,6 +395,62 @@ func TestVotersModel(t *testing.T) {
 			break
 		}
 	}
+}
+
+// settledWorld has three voters and a follower, all well.
+func settledWorld(t *testing.T) *voterWorld {
+	w := &voterWorld{t: t, rand: rand.New(rand.NewPCG(1, 1)), now: time.Unix(1000, 0), most: wantVoters}
+	for i := range 4 {
+		n := &voterNode{id: int32(i), dir: w.newDir(), up: true, registered: true, port: i}
+		w.nodes = append(w.nodes, n)
+		w.servers = append(w.servers, raftnode.Server{DirectoryID: n.dir, Address: n.addr(), Voter: i < 3})
+	}
+	return w
+}
+
+// A voter that is silent is replaced though no leader leads for as long as it must be
+// silent: how long it is known to gossip everywhere. It used to be counted anew by each.
+func TestASilentVoterIsReplacedThoughLeadersChange(t *testing.T) {
+	w := settledWorld(t)
+	began := w.now
+	w.fall(w.nodes[1])
+	voter := func(i int) bool {
+		return slices.ContainsFunc(w.servers, func(s raftnode.Server) bool { return s.Voter && s.DirectoryID == w.nodes[i].dir })
+	}
+	for turn := 1; !voter(3); turn++ {
+		if turn%40 == 0 { // 12 s
+			w.leader = uuid.Nil
+		}
+		w.now = w.now.Add(300 * time.Millisecond)
+		w.turn()
+		if after := w.now.Sub(began); after > time.Minute {
+			w.fail("no other has its vote after %v", after)
+		} else if after <= voterGone {
+			require.True(t, voter(1), "removed after %v", after)
+		}
+	}
+	require.False(t, voter(1))
+}
+
+// Where the leader saw a broker registered, and an operator has it forgotten, its vote
+// goes at once.
+func TestAForgottenVoterGoesAtOnce(t *testing.T) {
+	w := settledWorld(t)
+	turns := func(n int) {
+		for range n {
+			w.now = w.now.Add(500 * time.Millisecond)
+			w.turn()
+		}
+	}
+	turns(20)
+	gone := slices.IndexFunc(w.nodes, func(n *voterNode) bool { return n.dir != w.leader })
+	w.fall(w.nodes[gone])
+	turns(20)
+	require.Len(t, w.servers, 4, "it is silent for 10 s, which is not for long")
+	w.forget(w.nodes[gone])
+	turns(2)
+	require.Len(t, w.servers, 3)
+	require.Equal(t, raftnode.Server{DirectoryID: w.nodes[3].dir, Address: w.nodes[3].addr(), Voter: true}, w.servers[2])
 }
 
 // fakeRaft carries the keeper's changes out at once.
