@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,8 +33,9 @@ func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 		kgo.SoftwareNameAndVersion("firn", softwareVersion()),
 		kgo.DialTimeout(5 * time.Second),
 		kgo.RetryTimeout(a.timeout),
-		// What does not speak Kafka may never answer at all.
-		kgo.RequestTimeoutOverhead(min(max(a.timeout, 100*time.Millisecond), 10*time.Second)),
+		// A broker that is stopped, or what does not speak Kafka, may never answer at
+		// all. The client tries each twice: two such leave time to ask another.
+		kgo.RequestTimeoutOverhead(min(max(a.timeout/5, 100*time.Millisecond), 10*time.Second)),
 	}, opts...)
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
@@ -41,7 +43,7 @@ func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 	}
 	pingCtx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	if err := client.Ping(pingCtx); err != nil {
+	if err := a.firstContact(pingCtx, client); err != nil {
 		client.Close()
 		if errors.Is(context.Cause(ctx), errNotKafka) {
 			err = errNotKafka
@@ -49,6 +51,66 @@ func (a *app) connect(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 		return nil, &connectError{addresses: strings.Join(a.bootstrap, ","), flag: "--bootstrap-server", err: err}
 	}
 	return client, nil
+}
+
+// patience is how long one bootstrap server is waited for before the next is asked,
+// too. The first may answer still.
+const patience = time.Second
+
+// firstContact finds a bootstrap server that answers and learns the brokers from it.
+// One that takes connections and says nothing costs patience, and not the time that
+// there is for all: Ping alone asks one after the other.
+func (a *app) firstContact(ctx context.Context, client *kgo.Client) error {
+	if first := firstAnswer(ctx, client.SeedBrokers()); first > 0 {
+		addrs := slices.Clone(a.bootstrap)
+		addrs[0], addrs[first] = addrs[first], addrs[0] // Ping begins there
+		if err := client.UpdateSeedBrokers(addrs...); err != nil {
+			return err
+		}
+	}
+	return client.Ping(ctx)
+}
+
+// firstAnswer is the index of the server that answers first, 0 if none does. Each is
+// asked when the one before has failed or not answered for patience.
+func firstAnswer(ctx context.Context, servers []*kgo.Broker) int {
+	if len(servers) < 2 {
+		return 0
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	type answer struct {
+		server int
+		err    error
+	}
+	answers := make(chan answer, len(servers)) // nobody waits for the later ones
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	asked, failed := 0, 0
+	ask := func() {
+		if asked < len(servers) {
+			n := asked
+			asked++
+			asking.Go(func() { answers <- answer{n, probe(ctx, servers[n])} })
+		}
+	}
+	next := time.NewTicker(patience)
+	defer next.Stop()
+	for ask(); failed < len(servers); {
+		select {
+		case got := <-answers:
+			if got.err == nil {
+				return got.server
+			}
+			failed++
+			ask()
+		case <-next.C:
+			ask()
+		case <-ctx.Done():
+			return 0
+		}
+	}
+	return 0
 }
 
 var errNotKafka = errors.New("it does not speak Kafka (is it the admin address?)")

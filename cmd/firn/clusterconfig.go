@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/metadata/configdef"
 )
@@ -22,9 +21,10 @@ func (a *app) clusterConfig() *cobra.Command {
 	var broker int32
 	cmd := &cobra.Command{
 		Use: "config", Short: "Show or change the settings of all brokers, or of one, while they run", Args: cobra.NoArgs,
-		Long: `Without --config and --unset: show the settings that were changed while the brokers ran;
-with --broker, all settings of that broker that are not defaults, and where they come
-from. What is changed for all brokers a broker's own file does not override.`,
+		Long: `Without --config and --unset: show the settings that were changed while the brokers ran,
+and object.store, which the first broker that has a store sets; with --broker, all
+settings of that broker that are not defaults, and where they come from. What is changed
+for all brokers a broker's own file does not override.`,
 		Example: "  firn cluster config\n  firn cluster config -c log.retention.ms=86400000\n  firn cluster config --broker 2 -c follower.replication.throttled.rate=50000000\n  firn cluster config --unset log.retention.ms",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			changes, err := alterations(set, remove, nil, nil)
@@ -113,7 +113,7 @@ func (a *app) showBrokerConfigs(ctx context.Context, admin *kadm.Client, who str
 			return refused("settings of "+ofWhom(who), r.Err, r.ErrMessage)
 		}
 		for _, c := range r.Configs {
-			if c.Source == kmsg.ConfigSourceDefaultConfig {
+			if isDefault(c) {
 				continue
 			}
 			l := configLine{Name: c.Key, Value: c.MaybeValue(), Source: sourceOf(c)}

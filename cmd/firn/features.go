@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,15 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/metadata/command"
 )
-
-// upgradeOnly is UpdateFeatures' type of update that lowers nothing (KIP-778).
-const upgradeOnly int8 = 1
 
 // featureLine is one feature of the cluster (KIP-584).
 type featureLine struct {
@@ -80,17 +74,15 @@ programs that do not know the new level are refused.`,
 }
 
 // featureUpdates reads NAME=LEVEL pairs.
-func featureUpdates(pairs []string) ([]kmsg.UpdateFeaturesRequestFeatureUpdate, error) {
-	var updates []kmsg.UpdateFeaturesRequestFeatureUpdate
+func featureUpdates(pairs []string) ([]kadm.FeatureUpdate, error) {
+	var updates []kadm.FeatureUpdate
 	for _, pair := range pairs {
 		name, text, _ := strings.Cut(pair, "=")
 		level, err := strconv.ParseInt(text, 10, 16)
 		if err != nil || name == "" || level < 1 {
 			return nil, fmt.Errorf("--upgrade %s: write NAME=LEVEL, such as firn.version=2; `firn cluster features` lists them", pair)
 		}
-		u := kmsg.NewUpdateFeaturesRequestFeatureUpdate()
-		u.Feature, u.MaxVersionLevel, u.UpgradeType = name, int16(level), upgradeOnly
-		updates = append(updates, u)
+		updates = append(updates, kadm.FeatureUpdate{Feature: name, MaxVersionLevel: int16(level), UpgradeType: upgradeOnly})
 	}
 	return updates, nil
 }
@@ -98,23 +90,17 @@ func featureUpdates(pairs []string) ([]kmsg.UpdateFeaturesRequestFeatureUpdate, 
 // listFeatures asks every broker that is up, since the cluster can go no further
 // than the one that knows least.
 func listFeatures(ctx context.Context, client *kgo.Client) ([]featureLine, error) {
-	brokers, err := kadm.NewClient(client).ListBrokers(ctx)
+	brokers, err := kadm.NewClient(client).ApiVersions(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list brokers: %w", err)
 	}
 	lines := []featureLine{}
 	known := map[string]int{} // how many brokers know a feature
-	for _, broker := range brokers {
-		req := kmsg.NewPtrApiVersionsRequest()
-		req.ClientSoftwareName, req.ClientSoftwareVersion = "firn", softwareVersion()
-		answer, err := client.Broker(int(broker.NodeID)).RetriableRequest(ctx, req)
-		if err != nil {
-			return nil, fmt.Errorf("features of broker %d: %w", broker.NodeID, err)
+	for _, broker := range brokers.Sorted() {
+		if broker.Err != nil {
+			return nil, refused(fmt.Sprintf("features of broker %d", broker.NodeID), broker.Err, "")
 		}
-		resp := answer.(*kmsg.ApiVersionsResponse)
-		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-			return nil, refused(fmt.Sprintf("features of broker %d", broker.NodeID), err, "")
-		}
+		resp := broker.Raw()
 		level := map[string]int16{}
 		for _, f := range resp.FinalizedFeatures {
 			level[f.Name] = f.MaxVersionLevel
@@ -139,21 +125,8 @@ func listFeatures(ctx context.Context, client *kgo.Client) ([]featureLine, error
 	return lines, nil
 }
 
-func (a *app) raiseFeatures(ctx context.Context, client *kgo.Client, updates []kmsg.UpdateFeaturesRequestFeatureUpdate) error {
-	req := kmsg.NewPtrUpdateFeaturesRequest()
-	req.TimeoutMillis, req.FeatureUpdates = int32(a.timeout.Milliseconds()), updates
-	resp, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return fmt.Errorf("raise features: %w", err)
-	}
-	if err := refused("features", kerr.ErrorForCode(resp.ErrorCode), deref(resp.ErrorMessage)); err != nil {
-		return err
-	}
-	var failures []error
-	for _, r := range resp.Results { // before version 2 each has a result of its own
-		failures = append(failures, refused("feature "+r.Feature, kerr.ErrorForCode(r.ErrorCode), deref(r.ErrorMessage)))
-	}
-	if err := errors.Join(failures...); err != nil {
+func (a *app) raiseFeatures(ctx context.Context, client *kgo.Client, updates []kadm.FeatureUpdate) error {
+	if err := updateFeatures(ctx, client, a.timeout, updates); err != nil {
 		return err
 	}
 	raised := make(map[string]int16, len(updates))
@@ -168,11 +141,4 @@ func (a *app) raiseFeatures(ctx context.Context, client *kgo.Client, updates []k
 		}
 		return nil
 	})
-}
-
-func deref(text *string) string {
-	if text == nil {
-		return ""
-	}
-	return *text
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/adminapi"
 )
@@ -298,13 +297,7 @@ func (a *app) unregister(ctx context.Context, id int32) error {
 		return err
 	}
 	defer client.Close()
-	req := kmsg.NewPtrUnregisterBrokerRequest()
-	req.BrokerID = id
-	resp, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return fmt.Errorf("forget broker %d: %w", id, err)
-	}
-	return refused(fmt.Sprintf("broker %d", id), kerr.ErrorForCode(resp.ErrorCode), deref(resp.ErrorMessage))
+	return unregisterBroker(ctx, client, id)
 }
 
 func (a *app) topicReassign() *cobra.Command {

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/metadata/configdef"
 )
@@ -150,7 +149,7 @@ func describeTopic(ctx context.Context, admin *kadm.Client, name string, all boo
 			if _, known := configdef.Topic(c.Key); known && c.Value != nil {
 				set[c.Key] = *c.Value
 			}
-			if all || c.Source != kmsg.ConfigSourceDefaultConfig {
+			if all || !isDefault(c) {
 				d.Configs = append(d.Configs, configLine{Name: c.Key, Value: c.MaybeValue(), Source: sourceOf(c)})
 			}
 		}
@@ -165,6 +164,9 @@ func describeTopic(ctx context.Context, admin *kadm.Client, name string, all boo
 
 // sourceOf says where a setting's value comes from, in Kafka's words.
 func sourceOf(c kadm.Config) string { return strings.ToLower(c.Source.String()) }
+
+// isDefault reports whether nobody set a setting.
+func isDefault(c kadm.Config) bool { return sourceOf(c) == "default_config" }
 
 // tierNames lets any ladder of the broker's be read here.
 func tierNames(set map[string]string) string {

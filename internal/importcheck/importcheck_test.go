@@ -52,9 +52,8 @@ var kmsgFiles = []string{
 	"broker/api",
 	"broker/peer",
 	"broker/group/records.go",
-	"broker/metrics.go", // the APIs' names alone
-	"cmd/firn/moves.go", // a client of any broker; kadm cannot unregister one
-	"cmd/firn/topic.go", // a client of any broker
+	"broker/metrics.go",    // the APIs' names alone
+	"cmd/firn/requests.go", // a client of any broker: what kadm cannot ask
 	"integration",
 }
 
