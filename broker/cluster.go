@@ -374,8 +374,9 @@ func (b *Broker) register(ctx context.Context) error {
 			}
 			return b.serverAddr(dir)
 		},
-		Ready:   func() bool { return closed(c.open) },
-		Contact: b.meta.Contact,
+		Ready:    func() bool { return closed(c.open) },
+		Contact:  b.meta.Contact,
+		DiskFull: func() bool { return closed(c.open) && b.parts.Full() },
 	})
 	b.at("starting: registers with the broker that leads the metadata")
 	if _, err := c.beats.Register(ctx); err != nil {

@@ -71,6 +71,10 @@ func clusterHealth(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterHeal
 			h.BrokersUp++
 			up[b.DirectoryID] = true
 			add(adminapi.HealthDegraded, fmt.Sprintf("broker %d is shutting down", b.ID), nil)
+		case b.Full:
+			h.BrokersUp++
+			up[b.DirectoryID] = true
+			add(adminapi.HealthDegraded, fmt.Sprintf("the disk of broker %d is full: it takes no records until there is room, and others lead its partitions where they can", b.ID), nil)
 		default:
 			h.BrokersUp++
 			up[b.DirectoryID] = true
@@ -131,8 +135,10 @@ func addOwn(h *adminapi.ClusterHealth, own ownHealth) {
 // ownHealth looks at this broker.
 func (b *Broker) ownHealth() ownHealth {
 	own := ownHealth{id: b.cfg.ID}
-	_, own.diskFull = b.parts.Space()
 	img := b.meta.Image()
+	if self := img.Broker(b.cfg.ID); self == nil || !self.Full { // else the cluster says so
+		_, own.diskFull = b.parts.Space()
+	}
 	for tp := range b.parts.Failed() {
 		own.offline = append(own.offline, partitionName(img.Topic(tp.Topic), tp))
 	}
@@ -205,6 +211,8 @@ func clusterBrokers(img *metadata.Image, voters []uuid.UUID) adminapi.ClusterBro
 			state = adminapi.BrokerFenced
 		case b.ShuttingDown:
 			state = adminapi.BrokerShuttingDown
+		case b.Full:
+			state = adminapi.BrokerFull
 		}
 		line := adminapi.ClusterBroker{ID: b.ID, State: state, Rack: b.Rack, Version: b.Version, Directory: b.DirectoryID.String(),
 			Epoch: b.Epoch, Voter: slices.Contains(voters, b.DirectoryID), RegisteredAt: b.RegisteredAt, Endpoints: []string{}}

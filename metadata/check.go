@@ -18,7 +18,7 @@ var ErrInvariant = errors.New("metadata: invariant broken")
 //     of them, the first three in their order; ISR and ELR share nobody, nor do Adding
 //     and Removing.
 //   - The leader is registered, not fenced, and in the ISR; so are all other members
-//     of a led partition's ISR, and none of them is shutting down.
+//     of a led partition's ISR, and none of them is shutting down or full.
 //   - The ELR is empty unless the ISR is smaller than min.insync.replicas.
 //   - A partition without a leader has nobody who may lead; only such a partition has
 //     a last known leader.
@@ -77,8 +77,8 @@ func checkLed(img *Image, p *Partition) error {
 		return errors.New("leader is fenced or not registered")
 	case p.LastKnownLeader != -1:
 		return errors.New("last known leader beside a leader")
-	case leader.ShuttingDown && len(p.ISR) > 1:
-		return errors.New("leader is shutting down though another is in sync")
+	case !leader.Eligible() && len(p.ISR) > 1:
+		return errors.New("leader is shutting down or full though another is in sync")
 	}
 	for _, id := range p.ISR {
 		if id != p.Leader && !img.Broker(id).Eligible() {
@@ -96,7 +96,7 @@ func checkLeaderless(img *Image, policy Policy, p *Partition) error {
 		return fmt.Errorf("leader %d", p.Leader)
 	}
 	for _, id := range p.Replicas {
-		if !img.Broker(id).Eligible() {
+		if !img.Broker(id).Staying() {
 			continue
 		}
 		if p.InSync(id) || slices.Contains(p.ELR, id) || policy.Unclean || len(p.ISR)+len(p.ELR) == 0 && id == p.LastKnownLeader {

@@ -150,15 +150,19 @@ type Broker struct {
 	ClusterAddress string
 	Features       map[string]VersionRange
 	Version        string
-	// Fenced brokers neither join an ISR nor lead. ShuttingDown ones get no new
-	// leadership.
-	Fenced, ShuttingDown bool
+	// Fenced brokers neither join an ISR nor lead. ShuttingDown ones, and those whose
+	// disk is Full, join none either, and lead only where no other can.
+	Fenced, ShuttingDown, Full bool
 	// RegisteredAt is ms since the Unix epoch.
 	RegisteredAt int64
 }
 
 // Eligible reports whether the broker may join an ISR and lead.
-func (b *Broker) Eligible() bool { return b != nil && !b.Fenced && !b.ShuttingDown }
+func (b *Broker) Eligible() bool { return b.Staying() && !b.Full }
+
+// Staying reports whether the broker takes part, be it that its disk is full: it may
+// lead where no eligible one can.
+func (b *Broker) Staying() bool { return b != nil && !b.Fenced && !b.ShuttingDown }
 
 // ObjectState is where an object of the store is in its life.
 type ObjectState uint8

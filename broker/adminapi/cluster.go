@@ -53,6 +53,7 @@ const (
 	BrokerUp           = "up"
 	BrokerFenced       = "fenced" // its lease has ended, or it has not caught up
 	BrokerShuttingDown = "shutting down"
+	BrokerFull         = "disk full" // others lead what they can
 )
 
 // ClusterBrokers lists the registered brokers by id.

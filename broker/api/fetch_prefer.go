@@ -38,7 +38,7 @@ func preferredReplica(img *metadata.Image, leader int32, rack, listener string, 
 		if !f.InSync || f.LogEnd < from || f.LogEnd <= end {
 			continue
 		}
-		if b := img.Broker(f.ID); b != nil && b.Rack == rack && !b.Fenced && !b.ShuttingDown && endpoint(b, listener) != nil {
+		if b := img.Broker(f.ID); b != nil && b.Rack == rack && b.Staying() && endpoint(b, listener) != nil {
 			best, end = f.ID, f.LogEnd
 		}
 	}

@@ -497,6 +497,11 @@ func (s *Set) watchSpace() {
 // refused for want of it.
 func (s *Set) Space() (free int64, full bool) { return s.space.free.Load(), s.space.full.Load() }
 
+// Full reports whether others should take over what this broker leads, for want of
+// space on its disk. It ends only once there is as much room again as is kept free:
+// who came back at the first free byte would be full again at once.
+func (s *Set) Full() bool { return s.space.lacking.Load() }
+
 func (s *Set) housekeep() {
 	tick := time.NewTicker(housekeepEvery)
 	defer tick.Stop()

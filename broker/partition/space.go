@@ -28,6 +28,7 @@ type space struct {
 	reserve atomic.Int64
 	unknown atomic.Bool  // the file system does not say
 	full    atomic.Bool  // for the log: told once
+	lacking atomic.Bool  // see Set.Full
 	refused atomic.Int64 // the largest append that found no room, 0 once there is room for it
 }
 
@@ -54,6 +55,9 @@ func (s *space) measure() {
 	full := left <= s.refused.Load()
 	if !full {
 		s.refused.Store(0)
+	}
+	if full || left >= reserve {
+		s.lacking.Store(full)
 	}
 	if full != s.full.Swap(full) {
 		if full {

@@ -55,9 +55,14 @@ func TestADiskTooFullForABatchIsTold(t *testing.T) {
 	s.measure()
 	require.Equal(t, 1, strings.Count(told.String(), "the disk is full"))
 	require.True(t, s.full.Load())
+	require.True(t, s.lacking.Load())
 	require.NoError(t, s.take(10, false))
 	d.avail = 53 << 20
 	s.measure()
 	require.False(t, s.full.Load())
+	require.True(t, s.lacking.Load(), "taking part again would fill it at once")
+	d.avail = 100 << 20
+	s.measure()
+	require.False(t, s.lacking.Load())
 	require.Equal(t, 1, strings.Count(told.String(), "has room again"))
 }

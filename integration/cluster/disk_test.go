@@ -2,8 +2,11 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/firnlog/firn/integration/fleet"
 	"github.com/firnlog/firn/integration/harness"
@@ -63,9 +66,30 @@ var full = fault{"a full disk", untilOver, func(s *stage) {
 	}
 }}
 
+// short is a disk with too little space for records: its broker goes on, without
+// leading what others can, and holds up nobody.
+var short = fault{"a disk short of space", soon, func(s *stage) {
+	b, _ := s.leader()
+	var releases []func()
+	harness.Eventually(s.t, harnessLimit, func() string {
+		releases = append(releases, s.c.Disk[b.ID].Fill(4<<20)) // retention frees some
+		for _, p := range s.c.Partitions(topicName) {
+			if p.Leader == b.ID || slices.Contains(p.ISR, b.ID) {
+				return fmt.Sprintf("broker %d is in sync in %s-%d, led by %d", b.ID, topicName, p.Partition, p.Leader)
+			}
+		}
+		return ""
+	})
+	s.progress(200, harnessLimit)
+	require.True(s.t, b.Running())
+	for _, release := range releases {
+		release()
+	}
+}}
+
 // TestDisks takes power and space away from brokers with disks of their own.
 func TestDisks(t *testing.T) {
 	matrix(t, harness.ClusterOptions{Disks: map[int32]int64{1: 256 << 20, 2: 256 << 20, 3: 256 << 20},
 		Set: []string{"log.durability=fsync", "replica.lag.time.max.ms=4000"}, MayPanic: "panic: pebble: "},
-		[]fault{powerOne, powerAll, full})
+		[]fault{powerOne, powerAll, full, short})
 }

@@ -193,7 +193,7 @@ func (w *world) sick() string {
 		case n.proc == nil:
 			return fmt.Sprintf("broker %d is down", n.id)
 		case !b.Eligible():
-			return fmt.Sprintf("broker %d is fenced or shutting down", n.id)
+			return fmt.Sprintf("broker %d is fenced, shutting down or full", n.id)
 		case n.proc.image.Index() != w.meta.index():
 			return fmt.Sprintf("broker %d is behind in the metadata", n.id)
 		}

@@ -46,6 +46,7 @@ func (w *world) startFaults() {
 	w.fault(e.elect, w.electLeader)
 	w.fault(e.delete, w.deleteRecords)
 	w.fault(e.upgrade, w.upgrade)
+	w.fault(e.fill, func(n *node) { n.fill(w.upTo(w.plan.filled)) })
 }
 
 // fault repeats fn, on any broker, at random times around every.
@@ -312,7 +313,7 @@ func (w *world) endFaults() {
 	w.bucket.fail, w.bucket.late = 0, 0
 	w.plan.slow, w.plan.putTime = 0, 50*time.Millisecond
 	for _, n := range w.nodes[1:] {
-		n.skew = 0
+		n.skew, n.full = 0, false
 		if n.proc != nil {
 			n.proc.wedged = false
 		}

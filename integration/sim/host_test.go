@@ -50,6 +50,7 @@ type waitingFetch struct {
 var (
 	errNotLeading  = errors.New("sim: not leader")
 	errNotEnough   = errors.New("sim: not enough replicas")
+	errFull        = errors.New("sim: the disk is full")
 	errUnavailable = errors.New("sim: offset not available")
 	errOutOfRange  = errors.New("sim: offset out of range")
 )
@@ -328,6 +329,9 @@ func (h *host) append(b batch, reply func(produced)) {
 	case !h.rep.EnoughInSync():
 		reply(produced{err: errNotEnough})
 		return
+	case h.p.node.full:
+		reply(produced{err: errFull})
+		return
 	}
 	n := b.next
 	b.base = h.log.end()
@@ -449,6 +453,9 @@ func (h *host) onReply(pos replica.Position, f fetched) bool {
 	h.t.touched = true
 	switch d.Step {
 	case replica.Append:
+		if len(f.batches) > 0 && h.p.node.full {
+			return false
+		}
 		for i, b := range f.batches {
 			if i == 0 && b.base < h.log.end() && h.log.start == h.log.end() {
 				// The log begins anew within a batch, which comes whole.
@@ -487,11 +494,16 @@ func (h *host) onReply(pos replica.Position, f fetched) bool {
 	return true
 }
 
-// truncate cuts the log, and checks that nothing committed goes.
+// truncate cuts the log, and checks that nothing committed goes. What is below the log
+// start is gone for everybody: a leader need not know the epochs that end there.
 func (h *host) truncate(d replica.Decision) {
 	w := h.p.w
 	w.count.truncations++
+	start := w.meta.image().Partition(h.t.tp).LogStart
 	kept := h.log.at(d.To)
+	for kept < len(h.log.batches) && h.log.batches[kept].next <= start {
+		kept++
+	}
 	if kept < len(h.log.batches) && h.rep.LeaderEpoch() >= h.t.floor {
 		if b := h.log.batches[kept]; b.next <= h.t.end() {
 			if i := h.t.at(b.base); h.t.batches[i].id == b.id {

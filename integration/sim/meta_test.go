@@ -106,6 +106,9 @@ func (m *metaLog) commit(data []byte) (command.Result, error) {
 		m.noteEntries(tp, index)
 	}
 	m.w.registered(old)
+	if c, ok := cmd.(*command.SetBrokerState); ok && c.State == command.BrokerFull && out.Err == nil {
+		m.w.count.handed++
+	}
 	if c, ok := cmd.(*command.SetBrokerState); ok && c.State == command.BrokerFenced && out.Err == nil {
 		m.w.fenced(old, c)
 		if !old.Broker(c.BrokerID).ShuttingDown { // one that leaves comes back in another life

@@ -26,6 +26,8 @@ type node struct {
 	program command.Level
 	// skew is how far its wall clock is off.
 	skew time.Duration
+	// full: its disk takes no records.
+	full bool
 	// starting: a start is on its way.
 	starting bool
 }
@@ -229,7 +231,7 @@ func (p *proc) beat() {
 		return
 	}
 	sent := w.now
-	hb := controller.Heartbeat{BrokerID: p.id, BrokerEpoch: p.epoch, Applied: p.image.Index(), Ready: p.opened, WantShutdown: p.leaving, Clock: p.wall(),
+	hb := controller.Heartbeat{BrokerID: p.id, BrokerEpoch: p.epoch, Applied: p.image.Index(), Ready: p.opened, WantShutdown: p.leaving, DiskFull: p.node.full, Clock: p.wall(),
 		Term: uint64(p.disk.term), ContactMs: p.clock().Sub(p.contacts.Last(uint64(p.disk.term))).Milliseconds()}
 	call(w, p, l, w.plan.session/4, false, func(c *proc, reply func(heard)) { c.heartbeat(&hb, reply) },
 		func(a heard, err error) {
@@ -278,6 +280,17 @@ func (n *node) wedge(d time.Duration) {
 	n.w.trouble(n, "applies nothing")
 	p.wedged = true
 	n.w.after(d, func() { p.wedged = false })
+}
+
+// fill keeps the disk from taking records, for d.
+func (n *node) fill(d time.Duration) {
+	if n.full {
+		return
+	}
+	n.w.count.filled++
+	n.w.trouble(n, "has a full disk")
+	n.full = true
+	n.w.after(d, func() { n.full = false })
 }
 
 // kill ends the process without a word (kill -9). The page cache survives.

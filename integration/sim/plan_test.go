@@ -39,12 +39,13 @@ type plan struct {
 
 	// every is the mean time between two faults of a kind; 0 is never.
 	every struct {
-		kill, power, wipe, pause, cut, cutOneWay, shutdown, metaMove, clock, reassign, elect, delete, wedge, upgrade time.Duration
+		kill, power, wipe, pause, cut, cutOneWay, shutdown, metaMove, clock, reassign, elect, delete, wedge, upgrade, fill time.Duration
 	}
 	down   time.Duration // a broker is down for up to this
 	paused time.Duration
 	cutFor time.Duration
 	wedged time.Duration // a broker applies nothing for up to this
+	filled time.Duration // a disk takes no records for up to this
 
 	allPower               float64 // the chance that a loss of power hits all brokers
 	bucketFail, bucketLate float64 // chances of a PUT that fails, or that lands after its time-out
@@ -183,6 +184,7 @@ func drawPlan(rng *rand.Rand) plan {
 		p.lateProposals(r)
 	}
 	p.putTimeout = 2*p.putTime + time.Second
+	e.fill, p.filled = r.maybe(0.2, lo, hi), r.between(200*time.Millisecond, 6*time.Second)
 	return p
 }
 

@@ -257,9 +257,14 @@ func (t *truth) unclean(now *metadata.Partition) {
 	}
 }
 
-// sameBelow says that a log is the same as the truth up to its last batch that ends
-// at or below an offset.
+// sameBelow says that a log is the same as the truth up to the last batch of either
+// that ends at or below an offset.
 func (t *truth) sameBelow(l *modelLog, off record.Offset) bool {
+	if i := t.at(off); i > 0 && t.batches[i-1].next > l.start {
+		if have, ok := l.chainAt(t.batches[i-1].next); !ok || have != t.batches[i-1].chain {
+			return false // where the truth has an edge, another history may have none
+		}
+	}
 	edge := l.start
 	if i := l.at(off); i > 0 {
 		edge = l.batches[i-1].next

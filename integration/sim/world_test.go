@@ -41,7 +41,7 @@ type world struct {
 type counts struct {
 	appended, acked, read, elections, isrChanges, truncations, resets, unclean int
 	crashes, powerLosses, wipes, pauses, cuts, metaElections, reassigned       int
-	copies, refused, deposed, wedges, stuck, raised, cold                      int
+	copies, refused, deposed, wedges, stuck, raised, cold, filled, handed      int
 }
 
 func (c *counts) add(o *counts) {
@@ -51,6 +51,7 @@ func (c *counts) add(o *counts) {
 		{&c.crashes, &o.crashes}, {&c.powerLosses, &o.powerLosses}, {&c.wipes, &o.wipes}, {&c.pauses, &o.pauses}, {&c.cuts, &o.cuts},
 		{&c.metaElections, &o.metaElections}, {&c.reassigned, &o.reassigned},
 		{&c.copies, &o.copies}, {&c.refused, &o.refused}, {&c.deposed, &o.deposed}, {&c.wedges, &o.wedges}, {&c.stuck, &o.stuck}, {&c.raised, &o.raised}, {&c.cold, &o.cold},
+		{&c.filled, &o.filled}, {&c.handed, &o.handed},
 	} {
 		*pair[0] += *pair[1]
 	}

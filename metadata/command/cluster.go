@@ -106,12 +106,16 @@ const (
 	// BrokerShuttingDown: leaves each ISR that has another active member, and leads
 	// only where no other can (KIP-841). Only a new registration ends it.
 	BrokerShuttingDown BrokerState = 3
+	// BrokerFull: its disk takes no records. It leaves each ISR that has another active
+	// member, and leads only where no other can, as one that is shutting down; but it
+	// stays, and comes back as BrokerActive. From Level2 on.
+	BrokerFull BrokerState = 4
 )
 
 // SetBrokerState fences, unfences or announces the shutdown of a broker, with the
 // elections and changes of ISR and ELR that follow, all in one step. It is refused
-// (ErrStaleBrokerEpoch) if the broker registered again since; BrokerActive is
-// refused (ErrInvalid) to a broker that is shutting down.
+// (ErrStaleBrokerEpoch) if the broker registered again since; BrokerActive and
+// BrokerFull are refused (ErrInvalid) to a broker that is shutting down.
 type SetBrokerState struct {
 	BrokerID    int32
 	BrokerEpoch int64

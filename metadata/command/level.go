@@ -12,7 +12,8 @@ type Level int16
 const (
 	// Level1: commands of version 2.
 	Level1 Level = 1
-	// Level2: commands of version 3. A partition knows which of its replicas are cold.
+	// Level2: commands of version 3. A partition knows which of its replicas are cold,
+	// a broker whether its disk is full.
 	Level2 Level = 2
 )
 

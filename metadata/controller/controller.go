@@ -215,6 +215,8 @@ func (c *Controller) tell(cmd command.Command, res command.Result, took time.Dur
 			}
 		case command.BrokerActive:
 			state = "active"
+		case command.BrokerFull:
+			state = "out of disk"
 		case command.BrokerShuttingDown:
 			state = "shutting down"
 		}

@@ -34,7 +34,7 @@ func TestLifeOfABroker(t *testing.T) {
 		defer stop()
 		var ready atomic.Bool
 		h := w.heartbeater(1, uuid.New(), func(o *HeartbeaterOptions) {
-			o.Ready, o.Disk = ready.Load, func() (free, total int64) { return 7, 9 }
+			o.Ready, o.DiskFull = ready.Load, func() bool { return true }
 		})
 		epoch, err := h.Register(t.Context())
 		require.NoError(t, err)
@@ -60,7 +60,7 @@ func TestLifeOfABroker(t *testing.T) {
 		status, err := FetchStatus(t.Context(), node{w, "b1"}, "leader")
 		require.NoError(t, err)
 		require.Len(t, status, 1)
-		require.Equal(t, BrokerStatus{BrokerID: 1, Epoch: epoch, SilentMs: status[0].SilentMs, Applied: before, DiskFree: 7, DiskTotal: 9}, status[0])
+		require.Equal(t, BrokerStatus{BrokerID: 1, Epoch: epoch, SilentMs: status[0].SilentMs, Applied: before, DiskFull: true}, status[0])
 		require.LessOrEqual(t, status[0].SilentMs, int64(500))
 		behind, known := h.ClockBehind(time.Now())
 		require.True(t, known)

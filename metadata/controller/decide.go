@@ -21,6 +21,7 @@ const drainWait = 2 * time.Second
 //   - A fenced broker becomes active once it is heard, ready, and has applied its own
 //     registration and what it was fenced by: else one that comes back from a cut would
 //     have a lease to serve what it led before, and does no more.
+//   - A broker whose disk is full hands over to those that have room, until it has some.
 //   - A broker that wants to shut down is announced to be shutting down. It is fenced,
 //     which grants the shutdown, once it leads nothing that an active replica could
 //     lead now or after catching up, and the active brokers know.
@@ -33,22 +34,43 @@ func Decide(now time.Time, img *metadata.Image, l *Leases) []command.Command {
 	for b := range img.Brokers() {
 		have := l.brokers[b.ID]
 		expired := l.Expired(now, b.ID)
+		full, state := l.handsOver(img, b.ID), command.BrokerActive
+		if full {
+			state = command.BrokerFull
+		}
 		switch {
 		case !b.Fenced && (expired || have.fencing):
 			have.fencing = true
 			set(b, command.BrokerFenced)
 		case b.Fenced:
 			if !expired && !b.ShuttingDown && have.ready && !have.WantShutdown && !have.Heard.IsZero() && have.Applied >= max(uint64(b.Epoch), have.fencedAt) {
-				set(b, command.BrokerActive)
+				set(b, state)
 			}
 		case have.WantShutdown && !b.ShuttingDown:
 			set(b, command.BrokerShuttingDown)
 		case b.ShuttingDown && l.drained(now, img, b.ID):
 			have.fencing = true
 			set(b, command.BrokerFenced)
+		case !b.ShuttingDown && !have.Heard.IsZero() && full != b.Full:
+			set(b, state)
 		}
 	}
 	return out
+}
+
+// handsOver reports whether a broker is to lead nothing that another can, and to hold
+// up no ISR, since its disk takes no records. The last one with room, or the last to
+// say that it has none, goes on as it is.
+func (l *Leases) handsOver(img *metadata.Image, broker int32) bool {
+	if !l.brokers[broker].DiskFull || img.Level() < command.Level2 {
+		return false
+	}
+	for id, other := range l.brokers {
+		if id != broker && img.Broker(id).Eligible() && !other.DiskFull {
+			return true
+		}
+	}
+	return false
 }
 
 // askedToStop is why a broker is fenced that nobody needs to look after.

@@ -36,9 +36,8 @@ type Heartbeat struct {
 	// acknowledged the leader of an earlier term, or was one, in ms. 0 if unknown.
 	Term      uint64 `json:"term,omitempty"`
 	ContactMs int64  `json:"contact_ms,omitempty"`
-	// DiskFree and DiskTotal are bytes of the data disk; 0 if unknown.
-	DiskFree  int64 `json:"disk_free,omitempty"`
-	DiskTotal int64 `json:"disk_total,omitempty"`
+	// DiskFull says that the data disk takes no records.
+	DiskFull bool `json:"disk_full,omitempty"`
 }
 
 // Grant answers a heartbeat.

@@ -34,8 +34,8 @@ type HeartbeaterOptions struct {
 	// Contact tells when this node last lent itself to an earlier metadata leader
 	// (raftnode.Node). Nil is unknown.
 	Contact func() (term uint64, ago time.Duration)
-	// Disk tells of the data disk, in bytes. Nil is unknown.
-	Disk func() (free, total int64)
+	// DiskFull says that the data disk takes no records. Nil is never.
+	DiskFull func() bool
 	// Interval is between heartbeats (broker.heartbeat.interval.ms), default 500 ms.
 	Interval time.Duration
 	// Session is how long the broker may be silent (broker.session.timeout.ms),
@@ -228,9 +228,7 @@ func (h *Heartbeater) beat(ctx context.Context) error {
 		term, ago := h.opts.Contact()
 		hb.Term, hb.ContactMs = term, ago.Milliseconds()
 	}
-	if h.opts.Disk != nil {
-		hb.DiskFree, hb.DiskTotal = h.opts.Disk()
-	}
+	hb.DiskFull = h.opts.DiskFull != nil && h.opts.DiskFull()
 	bounded, cancel := context.WithTimeout(ctx, h.opts.Session/4)
 	defer cancel()
 	h.mu.Lock()
@@ -321,7 +319,8 @@ func (h *Heartbeater) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Active waits until the metadata has this process as active and its lease has begun:
+// Active waits until the metadata has this process as active, or as one whose disk is
+// full, and its lease has begun:
 // from then on it may lead. Run must be running.
 func (h *Heartbeater) Active(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
@@ -338,7 +337,7 @@ func (h *Heartbeater) Active(ctx context.Context) error {
 		h.mu.Lock()
 		leased := h.mu.leased
 		h.mu.Unlock()
-		if b := h.opts.Meta.Image().Broker(h.opts.Registration.BrokerID); b.Eligible() && b.Epoch == h.Epoch() && h.lease.Valid() {
+		if b := h.opts.Meta.Image().Broker(h.opts.Registration.BrokerID); b.Staying() && b.Epoch == h.Epoch() && h.lease.Valid() {
 			return nil
 		}
 		select {

@@ -57,9 +57,9 @@ type Status struct {
 	// behind the controller's (negative: ahead) plus the way of the heartbeat.
 	Applied uint64
 	Behind  time.Duration
-	// DiskFree and DiskTotal are bytes of the data disk; 0 if unknown.
-	DiskFree, DiskTotal int64
-	WantShutdown        bool
+	// DiskFull says that its data disk takes no records.
+	DiskFull     bool
+	WantShutdown bool
 }
 
 // Leases knows when each broker was heard last. It is pure: time comes from the
@@ -173,7 +173,7 @@ func (l *Leases) Hear(now time.Time, img *metadata.Image, hb *Heartbeat) bool {
 	have := l.brokers[b.ID]
 	progress := have.Heard.IsZero() || hb.Applied > have.Applied
 	have.Status = Status{Epoch: b.Epoch, Heard: now, Applied: max(have.Applied, hb.Applied), Behind: now.Sub(time.UnixMilli(hb.Clock)),
-		DiskFree: hb.DiskFree, DiskTotal: hb.DiskTotal, WantShutdown: have.WantShutdown || hb.WantShutdown}
+		DiskFull: hb.DiskFull, WantShutdown: have.WantShutdown || hb.WantShutdown}
 	have.ready, have.suspect, have.gone = hb.Ready, false, false
 	switch {
 	case progress || have.Applied >= img.Index():

@@ -300,6 +300,44 @@ func TestStateOfABroker(t *testing.T) {
 	}
 }
 
+// TestFullDisks: a broker hands over while another has room, and takes part again once
+// it has room or nobody has.
+func TestFullDisks(t *testing.T) {
+	now := time.Unix(1000, 0)
+	decide := func(level command.Level, brokers ...metadata.Broker) map[int32]command.BrokerState {
+		ed := metadata.Empty().Edit()
+		ed.SetFeature(command.Feature, int16(level), 1)
+		for _, b := range brokers {
+			b.Epoch = 5
+			b.Full = b.Version == "known"
+			ed.PutBroker(&b)
+		}
+		img, _ := ed.Commit(9)
+		l := NewLeases(LeaseOptions{}, now, img)
+		for _, b := range brokers {
+			require.True(t, l.Hear(now, img, &Heartbeat{BrokerID: b.ID, BrokerEpoch: 5, Applied: 9, Ready: true, DiskFull: b.Rack == "full"}))
+		}
+		got := map[int32]command.BrokerState{}
+		for _, c := range Decide(now, img, l) {
+			got[c.(*command.SetBrokerState).BrokerID] = c.(*command.SetBrokerState).State
+		}
+		return got
+	}
+	room := func(id int32) metadata.Broker { return metadata.Broker{ID: id} }
+	full := func(id int32) metadata.Broker { return metadata.Broker{ID: id, Rack: "full"} }
+	known := func(b metadata.Broker) metadata.Broker { b.Version = "known"; return b }
+	fenced := func(b metadata.Broker) metadata.Broker { b.Fenced = true; return b }
+	type states = map[int32]command.BrokerState
+	require.Equal(t, states{1: command.BrokerFull}, decide(command.Level2, full(1), room(2)))
+	require.Equal(t, states{}, decide(command.Level1, full(1), room(2)), "nobody could read the command")
+	require.Equal(t, states{}, decide(command.Level2, known(full(1)), room(2)))
+	require.Equal(t, states{1: command.BrokerActive}, decide(command.Level2, known(room(1)), room(2)))
+	require.Equal(t, states{}, decide(command.Level2, full(1), full(2)), "nobody has room")
+	require.Equal(t, states{1: command.BrokerActive}, decide(command.Level2, known(full(1)), full(2)), "nobody has room any more")
+	require.Equal(t, states{2: command.BrokerActive}, decide(command.Level2, full(1), fenced(room(2))))
+	require.Equal(t, states{1: command.BrokerFull}, decide(command.Level2, fenced(full(1)), room(2)), "straight from being fenced")
+}
+
 // TestDrainedWaitsForTheOthers: the shutdown of a broker is granted when the others
 // have heard who leads instead, or after a while.
 func TestDrainedWaitsForTheOthers(t *testing.T) {

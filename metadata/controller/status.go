@@ -24,8 +24,7 @@ type BrokerStatus struct {
 	Applied uint64 `json:"applied"`
 	// ClockBehindMs is how far its clock is behind the metadata leader's.
 	ClockBehindMs int64 `json:"clock_behind_ms"`
-	DiskFree      int64 `json:"disk_free"`
-	DiskTotal     int64 `json:"disk_total"`
+	DiskFull      bool  `json:"disk_full"`
 	WantShutdown  bool  `json:"want_shutdown"`
 }
 
@@ -53,7 +52,7 @@ func (c *Controller) status(context.Context, link.Peer, []byte) ([]byte, error) 
 	for _, id := range slices.Sorted(maps.Keys(c.mu.leases.brokers)) {
 		s, _ := c.mu.leases.Status(id)
 		b := BrokerStatus{BrokerID: id, Epoch: s.Epoch, SilentMs: -1, Applied: s.Applied, ClockBehindMs: s.Behind.Milliseconds(),
-			DiskFree: s.DiskFree, DiskTotal: s.DiskTotal, WantShutdown: s.WantShutdown}
+			DiskFull: s.DiskFull, WantShutdown: s.WantShutdown}
 		if !s.Heard.IsZero() {
 			b.SilentMs = time.Since(s.Heard).Milliseconds()
 		}

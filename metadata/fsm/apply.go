@@ -180,10 +180,11 @@ func (t *txn) dispatch(cmd command.Command) (command.Result, error) {
 	}
 }
 
-// knowsCold says whether the command under way is of a version that says who is cold.
+// atLevel2 says whether the command under way is of a version that says who is cold and
+// who is full.
 // One that is not makes nobody cold, so that a build that knows no newer ones comes to
 // the same state.
-func (t *txn) knowsCold() bool { return t.version >= command.Level2.CommandVersion() }
+func (t *txn) atLevel2() bool { return t.version >= command.Level2.CommandVersion() }
 
 // refuse makes a refusal. The message begins with the subject.
 func refuse(kind *command.Error, format string, args ...any) error {

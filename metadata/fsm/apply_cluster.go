@@ -95,7 +95,7 @@ func (t *txn) registerBroker(c *command.RegisterBroker) (command.Result, error) 
 		if !wiped && !(c.Untrusted && replicated) {
 			return byOrder
 		}
-		if wiped && t.knowsCold() && p.RemoteEnd > p.LogStart {
+		if wiped && t.atLevel2() && p.RemoteEnd > p.LogStart {
 			p.Cold = inOrder(p.Replicas, append(slices.Clone(p.Cold), b.ID)) // it begins where the bucket ends
 		}
 		return discount(p, b.ID, wiped)
@@ -175,17 +175,20 @@ func (t *txn) setBrokerState(c *command.SetBrokerState) (command.Result, error) 
 	switch c.State {
 	case command.BrokerFenced:
 		b.Fenced = true
-	case command.BrokerActive:
-		if b.ShuttingDown {
+	case command.BrokerActive, command.BrokerFull:
+		switch {
+		case c.State == command.BrokerFull && !t.atLevel2():
+			return command.Result{}, refuse(command.ErrInvalid, "broker %d: unknown state %d", c.BrokerID, c.State)
+		case b.ShuttingDown:
 			return command.Result{}, refuse(command.ErrInvalid, "broker %d is shutting down: it has to register again", b.ID)
 		}
-		b.Fenced = false
+		b.Fenced, b.Full = false, c.State == command.BrokerFull
 	case command.BrokerShuttingDown:
 		b.ShuttingDown = true
 	default:
 		return command.Result{}, refuse(command.ErrInvalid, "broker %d: unknown state %d", c.BrokerID, c.State)
 	}
-	if b.Fenced == old.Fenced && b.ShuttingDown == old.ShuttingDown {
+	if b.Fenced == old.Fenced && b.ShuttingDown == old.ShuttingDown && b.Full == old.Full {
 		return command.Result{BrokerEpoch: b.Epoch}, nil
 	}
 	if err := t.putBroker(&b); err != nil {

@@ -41,7 +41,7 @@ func (t *txn) alterPartition(c *command.AlterPartition) (command.Result, error) 
 		}
 		want := *p
 		want.ISR = isr
-		if t.knowsCold() {
+		if t.atLevel2() {
 			if err := checkCold(p, ch); err != nil {
 				return command.ItemResult{}, err
 			}
@@ -89,9 +89,9 @@ func (t *txn) newISR(p *metadata.Partition, ch *command.ISRChange) ([]int32, err
 		case slices.Contains(ids, m.BrokerID):
 			return nil, refuse(command.ErrInvalid, "partition %s: broker %d is twice in the ISR", ch.Partition, m.BrokerID)
 		case m.BrokerID == p.Leader:
-			// The leader spoke with its own broker epoch, and may be shutting down.
+			// The leader spoke with its own broker epoch, and may be shutting down or full.
 		case !b.Eligible():
-			return nil, refuse(command.ErrIneligibleReplica, "partition %s: broker %d is fenced or shutting down", ch.Partition, m.BrokerID)
+			return nil, refuse(command.ErrIneligibleReplica, "partition %s: broker %d is fenced, shutting down or full", ch.Partition, m.BrokerID)
 		case m.BrokerEpoch == -1 && p.InSync(m.BrokerID):
 			// It did not register again since: that would have taken it out.
 		case m.BrokerEpoch != b.Epoch:

@@ -197,7 +197,7 @@ func (g *generator) next(index uint64) command.Command {
 	case 3, 4:
 		id, epoch := g.broker()
 		return &command.SetBrokerState{BrokerID: id, BrokerEpoch: epoch,
-			State: rapid.SampledFrom([]command.BrokerState{command.BrokerActive, command.BrokerActive, command.BrokerActive, command.BrokerFenced, command.BrokerShuttingDown}).Draw(g.t, "state")}
+			State: rapid.SampledFrom([]command.BrokerState{command.BrokerActive, command.BrokerActive, command.BrokerActive, command.BrokerFenced, command.BrokerFull, command.BrokerFull, command.BrokerShuttingDown}).Draw(g.t, "state")}
 	case 5:
 		id, epoch := g.broker()
 		return &command.AllocateProducerIDs{Request: g.request(), BrokerID: id, BrokerEpoch: epoch}

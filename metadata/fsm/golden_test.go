@@ -43,6 +43,7 @@ func goldenValues() []goldenValue {
 		{[]byte(keyCluster), &statepb.Cluster{ClusterId: "AAAAAAAAAAAAAAAAAAAAAA", Features: map[string]int32{"metadata.version": 33, "transaction.version": 2}, FeaturesEpoch: 5, NextProducerId: 3000}},
 		{brokerKey(1), brokerToProto(&metadata.Broker{ID: 1, DirectoryID: object, Incarnation: object, Epoch: 12, Rack: "r1", Version: "1.0", Fenced: true, ShuttingDown: true, RegisteredAt: 1700000000000, ClusterAddress: "h:9094",
 			Endpoints: []metadata.Endpoint{{Listener: "PLAINTEXT", Host: "h", Port: 9092, Security: "PLAINTEXT"}}, Features: map[string]metadata.VersionRange{"metadata.version": {Min: 7, Max: 33}}})},
+		{brokerKey(2), brokerToProto(&metadata.Broker{ID: 2, DirectoryID: object, Incarnation: object, Epoch: 13, Full: true})},
 		{topicKey(topic), topicToProto(&metadata.Topic{ID: topic, Name: "orders", Partitions: 12, Internal: true, Configs: map[string]string{"cleanup.policy": "compact", "retention.ms": "1"}, CreatedAt: 1700000000000})},
 		{partitionKey(tp), partitionToProto(&metadata.Partition{Replicas: []int32{1, 2, 3}, ISR: []int32{1, 3}, ELR: []int32{2}, Leader: 1, LeaderEpoch: 4, PartitionEpoch: 9, LogStart: 100, RemoteEnd: 200, RemoteEpoch: 3,
 			LastKnownLeader: -1, Adding: []int32{4}, Removing: []int32{2}})},

@@ -86,8 +86,8 @@ func TestAnOldProgramStops(t *testing.T) {
 	require.ErrorContains(t, err, "older version than the cluster, which is at level 3 of firn.version: this program knows 1 to 2")
 }
 
-// TestValueVersions: a partition with somebody cold is of version 2, everything else
-// of version 1, so that a cluster at level 1 has what an old program reads.
+// TestValueVersions: a partition with somebody cold and a broker whose disk is full are
+// of version 2, everything else of version 1, so that a cluster at level 1 has what an old program reads.
 func TestValueVersions(t *testing.T) {
 	for _, g := range goldenValues() {
 		if g.msg == nil {
@@ -97,6 +97,9 @@ func TestValueVersions(t *testing.T) {
 		require.NoError(t, err)
 		want := byte(1)
 		if p, ok := g.msg.(*statepb.Partition); ok && len(p.GetCold()) > 0 {
+			want = 2
+		}
+		if b, ok := g.msg.(*statepb.Broker); ok && b.GetFull() {
 			want = 2
 		}
 		require.Equal(t, want, b[0], "%T", g.msg)

@@ -74,7 +74,8 @@ func (m *model) rest(tp record.TopicPartition, p metadata.Partition, w wish) int
 		rank := -1
 		b, up := m.brokers[id]
 		up = up && !b.Fenced
-		may := up && !b.ShuttingDown
+		stays := up && !b.ShuttingDown
+		may := stays && !b.Full
 		switch {
 		case may && isr[id] && id == w.prefer:
 			rank = 0
@@ -82,21 +83,23 @@ func (m *model) rest(tp record.TopicPartition, p metadata.Partition, w wish) int
 			rank = 1
 		case may && isr[id]:
 			rank = 100 + i + 50*chill(p, id)
-		case may && len(active) == 0 && setOf(p.ELR)[id]:
-			rank = 300 + i + 50*chill(p, id)
+		case stays && len(active) == 0 && setOf(p.ISR, p.ELR)[id]:
+			rank = 210 + i + 20*chill(p, id)
 			if id == w.prefer {
 				rank = 200
 			}
-		case may && len(p.ISR)+len(p.ELR) == 0 && id == p.LastKnownLeader:
+			rank += 100 * fullness(b)
+		case stays && len(p.ISR)+len(p.ELR) == 0 && id == p.LastKnownLeader:
 			rank = 400
-		case may && (w.unclean || policy.Unclean):
-			rank = 600 + i + 50*chill(p, id)
+		case stays && (w.unclean || policy.Unclean):
+			rank = 510 + i + 20*chill(p, id)
 			if id == p.LastKnownLeader {
 				rank = 501
 			}
 			if id == w.prefer {
 				rank = 500
 			}
+			rank += 100 * fullness(b)
 		}
 		if rank >= 0 && rank < best {
 			leader, best = id, rank
@@ -156,6 +159,14 @@ func (m *model) rest(tp record.TopicPartition, p metadata.Partition, w wish) int
 	}
 	m.parts[tp] = p
 	return leader
+}
+
+// fullness is 1 of a broker whose disk is full, 0 of others.
+func fullness(b metadata.Broker) int {
+	if b.Full {
+		return 1
+	}
+	return 0
 }
 
 // chill is 1 of a cold replica, 0 of a warm one.

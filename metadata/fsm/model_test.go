@@ -81,7 +81,7 @@ func (m *model) stale(broker int32, epoch int64) bool {
 
 func (m *model) eligible(id int32) bool {
 	b, ok := m.brokers[id]
-	return ok && !b.Fenced && !b.ShuttingDown
+	return ok && !b.Fenced && !b.ShuttingDown && !b.Full
 }
 
 func (m *model) leads(tp record.TopicPartition, broker int32, epoch record.Epoch) command.Code {
@@ -153,7 +153,12 @@ func (m *model) run(index uint64, cmd command.Command) modelAnswer {
 			if b.ShuttingDown {
 				return whole(command.CodeInvalid)
 			}
-			b.Fenced = false
+			b.Fenced, b.Full = false, false
+		case command.BrokerFull:
+			if b.ShuttingDown || m.version < 3 {
+				return whole(command.CodeInvalid)
+			}
+			b.Fenced, b.Full = false, true
 		default:
 			b.ShuttingDown = true
 		}

@@ -28,11 +28,12 @@ var byOrder = settlement{prefer: -1, gone: -1}
 // touches replicas, ISR or a broker goes through here, so that what follows from it
 // is in the same step of the log:
 //
-//   - the fenced and those shutting down leave the ISR while another active member is
-//     in it; the last ones stay, since they have all records;
+//   - the fenced, those shutting down and those whose disk is full leave the ISR while
+//     another active member is in it; the last ones stay, since they have all records;
 //   - a reassignment whose target is active and in the ISR completes;
 //   - a leader that is gone is replaced: from the ISR, else from the ELR, else, with
-//     both empty, by the last known leader, else uncleanly if the topic allows it. Of
+//     both empty, by the last known leader, else uncleanly if the topic allows it; from
+//     each by one whose disk is full only where there is no other. Of
 //     several the warm come before the cold (metadata.Partition.Cold), then the order
 //     of the replicas decides. A leader that is there stays, cold or not;
 //   - what left the ISR is eligible (ELR) as long as the ISR is smaller than
@@ -54,7 +55,7 @@ func (t *txn) settle(old, want *metadata.Partition, policy metadata.Policy, how 
 	case len(active) > 0:
 		next.ISR = active
 	case next.Leader >= 0 && next.InSync(next.Leader) && t.alive(next.Leader):
-		next.ISR = []int32{next.Leader} // shutting down, and no other can lead
+		next.ISR = []int32{next.Leader} // shutting down or full, and no other can lead
 	}
 	if !next.InSync(next.Leader) || !t.alive(next.Leader) {
 		next.Leader = -1
@@ -102,31 +103,46 @@ func (t *txn) settle(old, want *metadata.Partition, policy metadata.Policy, how 
 // none. clean is false if the choice may have lost records, so that all the others'
 // claims to be complete end.
 func (t *txn) lastResort(p *metadata.Partition, policy metadata.Policy, how settlement) (leader int32, clean bool) {
-	eligible := func(id int32) bool { return t.ed.Broker(id).Eligible() }
-	from := keep(inOrder(p.Replicas, p.ELR), eligible)
-	switch {
-	case slices.Contains(from, how.prefer):
-		return how.prefer, true
-	case len(from) > 0:
-		return warmest(p, from), true
+	// A member of the ISR may be there whose disk is full.
+	complete := append(slices.Clone(p.ISR), p.ELR...)
+	if from := t.ready(inOrder(p.Replicas, complete)); len(from) > 0 {
+		return choose(p, from, how.prefer), true
 	}
-	known := p.HasReplica(p.LastKnownLeader) && eligible(p.LastKnownLeader)
-	if known && len(p.ISR)+len(p.ELR) == 0 {
+	known := t.ready([]int32{p.LastKnownLeader})
+	if len(known) > 0 && p.HasReplica(p.LastKnownLeader) && len(complete) == 0 {
 		return p.LastKnownLeader, true
 	}
 	if !policy.Unclean && !how.unclean {
 		return -1, true
 	}
-	from = keep(p.Replicas, eligible)
+	from := t.ready(p.Replicas)
 	switch {
 	case len(from) == 0:
 		return -1, true
-	case slices.Contains(from, how.prefer):
-		return how.prefer, false
-	case known:
+	case !slices.Contains(from, how.prefer) && slices.Contains(from, p.LastKnownLeader):
 		return p.LastKnownLeader, false
 	}
-	return warmest(p, from), false
+	return choose(p, from, how.prefer), false
+}
+
+// ready returns those of ids that may lead: the eligible, or where there are none,
+// those that would be but for a full disk.
+func (t *txn) ready(ids []int32) []int32 {
+	if from := keep(ids, func(id int32) bool { return t.ed.Broker(id).Eligible() }); len(from) > 0 {
+		return from
+	}
+	return keep(ids, func(id int32) bool { return t.ed.Broker(id).Staying() })
+}
+
+// choose returns the broker that is to be preferred if it is a candidate, else the
+// warmest.
+//
+// REQUIRES: there are candidates.
+func choose(p *metadata.Partition, candidates []int32, prefer int32) int32 {
+	if slices.Contains(candidates, prefer) {
+		return prefer
+	}
+	return warmest(p, candidates)
 }
 
 // warmest returns the first of the candidates that is warm, or the first of all.

@@ -385,6 +385,49 @@ func TestShutdown(t *testing.T) {
 	s.is("1/2 isr[1]") // the one that shuts down goes in the step that brings another
 }
 
+// TestFullDisk: a broker whose disk is full leaves the ISR and leads only where nobody
+// else can, and comes back when it has room.
+func TestFullDisk(t *testing.T) {
+	s := newStory(t, 3, map[string]string{"min.insync.replicas": "2"}, 1, 2, 3)
+	s.state(1, command.BrokerFull)
+	s.is("2/1 isr[2 3]")
+	_, err := s.tryISR(1, 2, 3)
+	require.ErrorIs(t, err, command.ErrIneligibleReplica)
+	require.ErrorIs(t, s.elect(command.ElectPreferred, -1), command.ErrPreferredUnavailable)
+	s.state(2, command.BrokerFull)
+	s.is("3/2 isr[3] elr[2]")
+	s.state(3, command.BrokerFenced)
+	s.is("2/3 isr[2] elr[3]") // it has all records, and can be read
+	s.state(2, command.BrokerFenced)
+	s.is("-1/4 isr[2] elr[3] known 2")
+	s.state(2, command.BrokerFull) // it came back no better
+	s.is("2/5 isr[2] elr[3]")
+	s.active(3)
+	s.is("2/5 isr[2] elr[3]")
+	s.isr(2, 3)
+	s.is("3/6 isr[3] elr[2]") // it goes in the step that brings another
+	s.active(2)
+	s.isr(3, 2)
+	s.is("3/6 isr[2 3]")
+
+	s.state(2, command.BrokerShuttingDown)
+	_, err = s.apply(&command.SetBrokerState{BrokerID: 2, BrokerEpoch: s.f.Image().Broker(2).Epoch, State: command.BrokerFull})
+	require.ErrorIs(t, err, command.ErrInvalid)
+	s.register(1, nil)
+	require.False(t, s.f.Image().Broker(1).Full, "a new life knows nothing of it")
+}
+
+// TestFullDiskUncleanly: one with room is preferred, the last resort is one without.
+func TestFullDiskUncleanly(t *testing.T) {
+	s := newStory(t, 3, map[string]string{"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}, 1, 2, 3)
+	s.isr(1)
+	s.state(2, command.BrokerFull)
+	s.state(1, command.BrokerFenced)
+	s.is("3/1 isr[3]")
+	s.state(3, command.BrokerFenced)
+	s.is("2/2 isr[2]")
+}
+
 // TestReassignment: the target joins, the rest goes in the same step; cancelled and
 // changed on the way.
 func TestReassignment(t *testing.T) {

@@ -20,8 +20,15 @@ const valueVersion = byte(command.MaxLevel)
 // versionOf is the oldest version that says what a message says. So a value is newer
 // than the cluster's level never.
 func versionOf(m proto.Message) byte {
-	if p, ok := m.(*statepb.Partition); ok && len(p.GetCold()) > 0 {
-		return 2
+	switch m := m.(type) {
+	case *statepb.Partition:
+		if len(m.GetCold()) > 0 {
+			return 2
+		}
+	case *statepb.Broker:
+		if m.GetFull() {
+			return 2
+		}
 	}
 	return 1
 }
@@ -82,7 +89,7 @@ func partitionFromProto(m *statepb.Partition) *metadata.Partition {
 
 func brokerToProto(b *metadata.Broker) *statepb.Broker {
 	m := &statepb.Broker{DirectoryId: b.DirectoryID[:], Incarnation: b.Incarnation[:], Epoch: b.Epoch, Rack: b.Rack, Version: b.Version,
-		Fenced: b.Fenced, ShuttingDown: b.ShuttingDown, RegisteredAt: b.RegisteredAt, ClusterAddress: b.ClusterAddress}
+		Fenced: b.Fenced, ShuttingDown: b.ShuttingDown, Full: b.Full, RegisteredAt: b.RegisteredAt, ClusterAddress: b.ClusterAddress}
 	for _, e := range b.Endpoints {
 		m.Endpoints = append(m.Endpoints, &statepb.Endpoint{Listener: e.Listener, Host: e.Host, Port: e.Port, Security: e.Security})
 	}
@@ -105,7 +112,7 @@ func brokerFromProto(id int32, m *statepb.Broker) (*metadata.Broker, error) {
 		return nil, err
 	}
 	b := &metadata.Broker{ID: id, DirectoryID: dir, Incarnation: inc, Epoch: m.GetEpoch(), Rack: m.GetRack(), Version: m.GetVersion(),
-		Fenced: m.GetFenced(), ShuttingDown: m.GetShuttingDown(), RegisteredAt: m.GetRegisteredAt(), ClusterAddress: m.GetClusterAddress()}
+		Fenced: m.GetFenced(), ShuttingDown: m.GetShuttingDown(), Full: m.GetFull(), RegisteredAt: m.GetRegisteredAt(), ClusterAddress: m.GetClusterAddress()}
 	for _, e := range m.GetEndpoints() {
 		b.Endpoints = append(b.Endpoints, metadata.Endpoint{Listener: e.GetListener(), Host: e.GetHost(), Port: e.GetPort(), Security: e.GetSecurity()})
 	}

@@ -230,6 +230,7 @@ type Broker struct {
 	ShuttingDown   bool                     `protobuf:"varint,9,opt,name=shutting_down,json=shuttingDown,proto3" json:"shutting_down,omitempty"`
 	RegisteredAt   int64                    `protobuf:"varint,10,opt,name=registered_at,json=registeredAt,proto3" json:"registered_at,omitempty"`
 	ClusterAddress string                   `protobuf:"bytes,11,opt,name=cluster_address,json=clusterAddress,proto3" json:"cluster_address,omitempty"`
+	Full           bool                     `protobuf:"varint,12,opt,name=full,proto3" json:"full,omitempty"` // since level 2
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -339,6 +340,13 @@ func (x *Broker) GetClusterAddress() string {
 		return x.ClusterAddress
 	}
 	return ""
+}
+
+func (x *Broker) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
 }
 
 // Key topic/<id>.
@@ -1243,7 +1251,7 @@ const file_fsm_statepb_state_proto_rawDesc = "" +
 	"\bsecurity\x18\x04 \x01(\tR\bsecurity\"2\n" +
 	"\fVersionRange\x12\x10\n" +
 	"\x03min\x18\x01 \x01(\x05R\x03min\x12\x10\n" +
-	"\x03max\x18\x02 \x01(\x05R\x03max\"\x89\x04\n" +
+	"\x03max\x18\x02 \x01(\x05R\x03max\"\x9d\x04\n" +
 	"\x06Broker\x12!\n" +
 	"\fdirectory_id\x18\x01 \x01(\fR\vdirectoryId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\fR\vincarnation\x12\x14\n" +
@@ -1256,7 +1264,8 @@ const file_fsm_statepb_state_proto_rawDesc = "" +
 	"\rshutting_down\x18\t \x01(\bR\fshuttingDown\x12#\n" +
 	"\rregistered_at\x18\n" +
 	" \x01(\x03R\fregisteredAt\x12'\n" +
-	"\x0fcluster_address\x18\v \x01(\tR\x0eclusterAddress\x1aa\n" +
+	"\x0fcluster_address\x18\v \x01(\tR\x0eclusterAddress\x12\x12\n" +
+	"\x04full\x18\f \x01(\bR\x04full\x1aa\n" +
 	"\rFeaturesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12:\n" +
 	"\x05value\x18\x02 \x01(\v2$.firn.metadata.state.v1.VersionRangeR\x05value:\x028\x01\"\xf8\x01\n" +
