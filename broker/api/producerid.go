@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/wire"
+	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 )
 
@@ -72,7 +75,11 @@ func (s *Server) initProducerID(r *wire.Request, req *kmsg.InitProducerIDRequest
 	s.slow(producerIDTimeout, func(ctx context.Context) {
 		id, err := s.ids.take(ctx, s)
 		if err != nil {
-			s.Logger.Warn("no producer id", "err", err)
+			level := slog.LevelWarn
+			if errors.Is(err, metadata.ErrNotLeader) || errors.Is(err, metadata.ErrUnknownOutcome) || errors.Is(err, context.DeadlineExceeded) {
+				level = slog.LevelDebug // the heartbeats say so once, and every producer asks again
+			}
+			s.Logger.Log(ctx, level, "no producer id", "err", err)
 			fail(err)
 			return
 		}
