@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
+	"log"
 	"net"
 	"net/http"
 	"slices"
@@ -408,7 +408,7 @@ func newAnswerer(l *Link) *answerer {
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, peerKey{}, c.(*acceptedConn).peer)
 		},
-		ErrorLog: slog.NewLogLogger(l.opts.Logger.Handler(), slog.LevelError),
+		ErrorLog: log.New(serverLines{l.opts.Logger}, "", 0),
 	}
 	l.running.Go(func() {
 		// Serve ends with ErrServerClosed, at close, and for no other reason.

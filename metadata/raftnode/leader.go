@@ -41,9 +41,9 @@ func (n *Node) watchLeader() {
 	var last raft.ServerID
 	var lead *leadership
 	for {
-		_, id := n.raft.LeaderWithID()
+		addr, id := n.raft.LeaderWithID()
 		if id != last {
-			n.opts.Logger.Info("metadata leader", "directory", string(id), "before", string(last))
+			n.opts.Logger.Info("metadata leader", "addr", string(addr), "directory", string(id), "before", string(last))
 			last = id
 			n.transport.reset()
 			clear(silent)
@@ -93,12 +93,23 @@ func (n *Node) noteHeartbeat(o raft.Observation, silent map[raft.ServerID]struct
 	case raft.FailedHeartbeatObservation:
 		if _, ok := silent[o.PeerID]; !ok {
 			silent[o.PeerID] = struct{}{}
-			n.opts.Logger.Warn("metadata server does not answer", "directory", string(o.PeerID), "last contact", o.LastContact)
+			n.opts.Logger.Warn("metadata server does not answer", "addr", n.addrOf(o.PeerID), "directory", string(o.PeerID), "last contact", o.LastContact)
 		}
 	case raft.ResumedHeartbeatObservation:
 		delete(silent, o.PeerID)
-		n.opts.Logger.Info("metadata server answers again", "directory", string(o.PeerID))
+		n.opts.Logger.Info("metadata server answers again", "addr", n.addrOf(o.PeerID), "directory", string(o.PeerID))
 	}
+}
+
+// addrOf is the address of a server, for people, who do not know directories by heart;
+// "" if it is none. It does not wait: Raft has the list at hand.
+func (n *Node) addrOf(id raft.ServerID) string {
+	for _, s := range n.raft.GetConfiguration().Configuration().Servers {
+		if s.ID == id {
+			return string(s.Address)
+		}
+	}
+	return ""
 }
 
 // startLeading begins a time of leadership, once the one before has ended.

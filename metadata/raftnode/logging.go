@@ -17,8 +17,9 @@ func newRaftLogger(l *slog.Logger) hclog.Logger {
 type raftLines struct{ l *slog.Logger }
 
 // expected begin lines that are debug whatever Raft's level. That a lone voter finds
-// no leader when it starts is what is expected; and Raft repeats for each RPC that a
-// server does not answer, which the node logs once (noteHeartbeat).
+// no leader when it starts is what is expected; Raft repeats for each RPC that a server
+// does not answer, which the node logs once (noteHeartbeat); and each restart of a node
+// makes it find out what the others have, and the leader of before that it is none.
 var expected = []string{
 	"heartbeat timeout reached, starting election",
 	"failed to appendEntries to",
@@ -31,6 +32,11 @@ var expected = []string{
 	"failed to flush response",
 	"failed to contact",
 	"Election timeout reached, restarting election",
+	"peer has newer term, stopping replication",
+	"rejecting pre-vote request since we have a leader",
+	"rejecting vote request since we have a leader",
+	"appendEntries rejected, sending older logs",
+	"failed to get previous log",
 }
 
 // Write takes one line, which begins with its level in brackets.
