@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -89,7 +91,7 @@ func (s *Server) alterReassignments(r *wire.Request, req *kmsg.AlterPartitionAss
 					at.err = err
 				}
 				k := &resp.Topics[at.topic].Partitions[at.partition]
-				k.ErrorCode, k.ErrorMessage = codeOf(at.err), messageOf(at.err)
+				k.ErrorCode, k.ErrorMessage = codeOf(at.err), withName(messageOf(at.err), cmd.Items[n].Partition, resp.Topics[at.topic].Topic)
 				if k.ErrorCode == kerr.NoReassignmentInProgress.Code {
 					k.ErrorMessage = nil // as Kafka has it
 				}
@@ -97,6 +99,15 @@ func (s *Server) alterReassignments(r *wire.Request, req *kmsg.AlterPartitionAss
 		}
 		r.Reply(resp)
 	})
+}
+
+// withName puts the topic's name into a refusal of the metadata, which knows ids alone
+// and whose words are part of its state.
+func withName(text *string, tp record.TopicPartition, topic string) *string {
+	if text == nil {
+		return nil
+	}
+	return ptr(strings.ReplaceAll(*text, tp.String(), topic+"-"+strconv.Itoa(int(tp.Partition))))
 }
 
 // reassignmentOf reads one partition of the request.

@@ -119,6 +119,33 @@ func warmest(p *metadata.Partition) []int32 {
 	return warm
 }
 
+// noRoomError says that a partition has nowhere to go, and what to do about it.
+type noRoomError struct {
+	partition string
+	replicas  int
+	broker    int32
+	others    int
+}
+
+func (e *noRoomError) Error() string {
+	replicas, others := fmt.Sprintf("%d replicas", e.replicas), fmt.Sprintf("%d brokers are", e.others)
+	if e.replicas == 1 {
+		replicas = "1 replica"
+	}
+	switch e.others {
+	case 0:
+		others = "no broker is"
+	case 1:
+		others = "only 1 broker is"
+	default:
+		others = "only " + others
+	}
+	return fmt.Sprintf("%s has %s, and without broker %d %s up: add a broker, or lower its replicas with firn topic reassign",
+		e.partition, replicas, e.broker, others)
+}
+
+func (e *noRoomError) Unwrap() error { return ErrReplicationFactor }
+
 // PlanDrain returns the reassignments that take every replica from a broker, which
 // may be dead: each goes to the active broker that fits the racks best and has the
 // fewest, and where it led by preference the replica in sync with the fewest
@@ -136,7 +163,7 @@ func PlanDrain(img *metadata.Image, broker int32) ([]command.Reassignment, error
 		rest := slices.Delete(slices.Clone(old), at, at+1)
 		id := t.choose(rest)
 		if id < 0 {
-			return nil, fmt.Errorf("%w: %s has %d replicas, and without broker %d there are %d active brokers", ErrReplicationFactor, name(img, tp), len(old), broker, len(t.replicas))
+			return nil, &noRoomError{name(img, tp), len(old), broker, len(t.replicas)}
 		}
 		t.add(old, -1)
 		next := append(rest, id)

@@ -118,6 +118,7 @@ func TestPlanDrain(t *testing.T) {
 		require.Equal(t, stuck, err != nil)
 		if err != nil {
 			require.ErrorIs(t, err, ErrReplicationFactor)
+			require.Regexp(t, `^\S+-\d+ has (1 replica|\d replicas), and without broker \d (no broker is|only 1 broker is|only \d brokers are) up: add a broker, or`, err.Error())
 			return
 		}
 		checkItems(t, img, items)
