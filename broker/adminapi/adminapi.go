@@ -142,7 +142,6 @@ const (
 	ReasonUploading      Reason = "uploading"       // being copied
 	ReasonStoreDown      Reason = "store-down"      // the object store does not answer
 	ReasonLocalRetention Reason = "local-retention" // copied; local retention keeps it
-	ReasonInUse          Reason = "in-use"          // copied and due; a reader holds it
 	ReasonDue            Reason = "due"             // goes with the next pass of retention
 )
 
@@ -155,7 +154,6 @@ var explanations = map[Reason]string{
 	ReasonUploading:      "being uploaded",
 	ReasonStoreDown:      "the object store does not answer",
 	ReasonLocalRetention: "copied; kept for local.retention",
-	ReasonInUse:          "copied and due; a reader still holds it",
 	ReasonDue:            "goes with the next pass of retention",
 }
 
