@@ -3,6 +3,7 @@ package partition
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,12 @@ func TestLagIsWhatAFollowerLacksOfTheCommitted(t *testing.T) {
 	require.EqualValues(t, 7, rep.HighWatermark)
 	first := len(batch(3, plain()))
 	rest := rep.Raw[first:]
+	damaged := *rep
+	damaged.Raw = slices.Clone(rep.Raw)
+	damaged.Raw[first-1] ^= 1
+	_, err = p.OnReply(&damaged)
+	require.Error(t, err)
+	require.EqualValues(t, 7, p.Lag(), "who cannot append, its disk being full, say, lacks the most, and had no lag at all")
 	rep.Raw = rep.Raw[:first]
 	_, err = p.OnReply(rep)
 	require.NoError(t, err)

@@ -116,6 +116,7 @@ func (p *Partition) onReply(r *Reply) (out Outcome, err error) {
 
 // appendReply appends a leader's batches as they are and learns its watermark.
 func (p *Partition) appendReply(r *Reply, watermark record.Offset) (bytes, batches int, err error) {
+	p.counts.leaderWatermark.Store(int64(watermark)) // also when nothing can be appended: it is what lacks
 	if len(r.Raw) > 0 {
 		if bytes, err = p.gatherReply(r); err != nil {
 			p.dropGathered()
@@ -129,7 +130,6 @@ func (p *Partition) appendReply(r *Reply, watermark record.Offset) (bytes, batch
 		p.dropGathered()
 		p.counts.replicaIn.Add(uint64(bytes))
 	}
-	p.counts.leaderWatermark.Store(int64(watermark))
 	p.mu.Lock()
 	if batches > 0 {
 		p.effectsLocked(p.rep.Appended(p.log.End()))
