@@ -70,6 +70,7 @@ func eager() []kgo.Opt {
 		kgo.RetryBackoffFn(func(int) time.Duration { return 5 * time.Millisecond }),
 		kgo.MetadataMinAge(10 * time.Millisecond),
 		kgo.UnknownTopicRetries(-1),
+		kgo.DialTimeout(time.Second), kgo.RequestTimeoutOverhead(time.Second), // by default 10 s each
 	}
 }
 
