@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,6 +62,20 @@ func TestExplain(t *testing.T) {
 	open := explain([]difference{{step: "a/b", field: "x"}, {step: "a/b", field: "y"}, {step: "a/b", field: "z", wording: true}}, rules)
 	require.Equal(t, []difference{{step: "a/b", field: "y"}}, open)
 	require.Equal(t, []int{1, 0}, []int{rules[0].uses, rules[1].uses})
+}
+
+// A feature that only Firn has is known by its name: another one would be news.
+func TestFeaturesAreKnownByName(t *testing.T) {
+	ours := func(name string) difference {
+		return difference{step: "api-versions/plain v4", field: "SupportedFeatures[" + name + "]", kafka: absent, ours: "present"}
+	}
+	open := explain([]difference{ours("firn.version"), ours("share.version"), ours("firn.other")}, rules)
+	require.Equal(t, []difference{ours("firn.other")}, open)
+	at := func(reason string) int {
+		return slices.IndexFunc(rules, func(r *understood) bool { return r.reason == reason && r.uses > 0 })
+	}
+	require.GreaterOrEqual(t, at(ownFeature), 0)
+	require.GreaterOrEqual(t, at(missing), 0)
 }
 
 // What a second run does not show again was passing.

@@ -13,6 +13,7 @@ func rule(why, step, field string) *understood {
 const (
 	newer       = "Firn speaks the versions of Kafka 4.4; the running Kafka may be older."
 	missing     = "What is not served is not advertised."
+	ownFeature  = "firn.version is a feature of Firn's own: how much the metadata's commands may say."
 	noTx        = "Transactions are refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED."
 	noQuotas    = "Changing quotas is refused with UNSUPPORTED_VERSION."
 	saysWhy     = "Refusals carry a message where Kafka leaves it null."
@@ -43,7 +44,8 @@ var rules = []*understood{
 	rule(newer, `^api-versions/.* v5$`, ``),
 	rule(newer, `^group-errors/delete several v3$`, `^fate$`),
 	rule(missing, `^api-versions/`, `^ApiKeys\[\d+\]$`),
-	rule(missing, `^api-versions/`, `Features\[[a-z.]+\]$`),
+	rule(ownFeature, `^api-versions/`, `Features\[firn\.version\]$`),
+	rule(missing, `^api-versions/`, `Features\[(eligible\.leader\.replicas|group|kraft|share|streams|transaction)\.version\]$`),
 	rule(missing, `^api-versions/`, `^FinalizedFeaturesEpoch$`),
 	rule(noTx, `^transactions/`, ``),
 	rule(noQuotas, `^quotas/alter`, ``),
