@@ -60,17 +60,24 @@ func Decide(now time.Time, img *metadata.Image, l *Leases) []command.Command {
 
 // handsOver reports whether a broker is to lead nothing that another can, and to hold
 // up no ISR, since its disk takes no records. The last one with room, or the last to
-// say that it has none, goes on as it is.
+// say that it has none, goes on as it is. While only brokers that this metadata leader
+// has not heard yet could have room, all stays as it was: else each new one moved
+// leaderships away and back where nobody has any.
 func (l *Leases) handsOver(img *metadata.Image, broker int32) bool {
 	if !l.brokers[broker].DiskFull || img.Level() < command.Level2 {
 		return false
 	}
+	unheard := false
 	for id, other := range l.brokers {
-		if id != broker && img.Broker(id).Eligible() && !other.DiskFull {
+		switch {
+		case id == broker || !img.Broker(id).Eligible():
+		case other.Heard.IsZero():
+			unheard = true
+		case !other.DiskFull:
 			return true
 		}
 	}
-	return false
+	return unheard && img.Broker(broker).Full
 }
 
 // askedToStop is why a broker is fenced that nobody needs to look after.

@@ -315,7 +315,9 @@ func TestFullDisks(t *testing.T) {
 		img, _ := ed.Commit(9)
 		l := NewLeases(LeaseOptions{}, now, img)
 		for _, b := range brokers {
-			require.True(t, l.Hear(now, img, &Heartbeat{BrokerID: b.ID, BrokerEpoch: 5, Applied: 9, Ready: true, DiskFull: b.Rack == "full"}))
+			if b.Rack != "unheard" {
+				require.True(t, l.Hear(now, img, &Heartbeat{BrokerID: b.ID, BrokerEpoch: 5, Applied: 9, Ready: true, DiskFull: b.Rack == "full"}))
+			}
 		}
 		got := map[int32]command.BrokerState{}
 		for _, c := range Decide(now, img, l) {
@@ -327,6 +329,7 @@ func TestFullDisks(t *testing.T) {
 	full := func(id int32) metadata.Broker { return metadata.Broker{ID: id, Rack: "full"} }
 	known := func(b metadata.Broker) metadata.Broker { b.Version = "known"; return b }
 	fenced := func(b metadata.Broker) metadata.Broker { b.Fenced = true; return b }
+	unheard := func(id int32) metadata.Broker { return metadata.Broker{ID: id, Rack: "unheard"} }
 	type states = map[int32]command.BrokerState
 	require.Equal(t, states{1: command.BrokerFull}, decide(command.Level2, full(1), room(2)))
 	require.Equal(t, states{}, decide(command.Level1, full(1), room(2)), "nobody could read the command")
@@ -336,6 +339,10 @@ func TestFullDisks(t *testing.T) {
 	require.Equal(t, states{1: command.BrokerActive}, decide(command.Level2, known(full(1)), full(2)), "nobody has room any more")
 	require.Equal(t, states{2: command.BrokerActive}, decide(command.Level2, full(1), fenced(room(2))))
 	require.Equal(t, states{1: command.BrokerFull}, decide(command.Level2, fenced(full(1)), room(2)), "straight from being fenced")
+	require.Equal(t, states{}, decide(command.Level2, full(1), unheard(2)), "it may be as full")
+	require.Equal(t, states{}, decide(command.Level2, known(full(1)), unheard(2)), "it may have room")
+	require.Equal(t, states{1: command.BrokerFull}, decide(command.Level2, full(1), unheard(2), room(3)))
+	require.Equal(t, states{1: command.BrokerActive}, decide(command.Level2, known(full(1)), full(2), fenced(unheard(3))))
 }
 
 // TestDrainedWaitsForTheOthers: the shutdown of a broker is granted when the others
