@@ -83,19 +83,14 @@ type reader struct {
 	anyReplica bool
 }
 
-// debuggingReplica is the replica id of one who looks at replicas, whether they lead
-// or not (Kafka's DEBUGGING_REPLICA_ID). What is not committed it does not get here.
-const debuggingReplica = -2
-
+// readerOf says who reads. Replica id −2 is a consumer like −1, as in Kafka
+// (FetchRequest.isConsumer): only ListOffsets knows it as somebody else.
 func readerOf(r *wire.Request, req *kmsg.FetchRequest) reader {
 	id, epoch := req.ReplicaID, int64(-1)
 	if r.Version >= 15 {
 		id, epoch = req.ReplicaState.ID, req.ReplicaState.Epoch
 	}
 	rd := reader{byID: r.Version >= 13, committed: req.IsolationLevel == 1, anyReplica: r.Version >= 11}
-	if id == debuggingReplica {
-		rd.committed, rd.anyReplica = false, true
-	}
 	if id >= 0 {
 		rd.replica, rd.committed, rd.anyReplica = &partition.ReplicaFetch{ID: id, BrokerEpoch: epoch}, false, false
 	}

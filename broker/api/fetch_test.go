@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/firnlog/firn/broker/replica"
+	"github.com/firnlog/firn/broker/wire"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/configdef"
 	"github.com/firnlog/firn/record"
@@ -104,8 +105,8 @@ func TestFollowersFetchInTheirOwnName(t *testing.T) {
 	require.EqualValues(t, 2, fetchOne(three, as(3, 2), 17).HighWatermark, "3 says so itself")
 }
 
-// Replica id −2 looks at any replica: its own end, and what it knows to be committed.
-func TestDebuggingReplicaReadsFollowers(t *testing.T) {
+// Replica id −2 is told any replica's own end. It fetches as a consumer does.
+func TestDebuggingReplicaAsksFollowers(t *testing.T) {
 	b := startData(t)
 	id := b.topic("t", nil, onBrokers(1, 2))
 	c := b.dial()
@@ -138,10 +139,18 @@ func TestDebuggingReplicaReadsFollowers(t *testing.T) {
 	})
 	eachVersion(t, 1, func(t *testing.T, v int16) {
 		req := fetchFrom("t", id, 0, 0, 1, 0)
-		if v < 11 { // later ones may read followers anyway (KIP-392)
-			require.Equal(t, kerr.NotLeaderForPartition.Code, fetchOne(c, req, v).ErrorCode)
-		}
 		req.ReplicaID, req.ReplicaState.ID = debuggingReplica, debuggingReplica
+		for _, isolation := range []int8{0, 1} {
+			req.IsolationLevel = isolation
+			rd := readerOf(&wire.Request{Version: v}, req)
+			require.Equal(t, isolation == 1, rd.committed, "transactions that are open are not for who asks for committed ones")
+			require.Nil(t, rd.replica)
+		}
+		req.IsolationLevel = 0
+		if v < 11 { // later ones may read followers (KIP-392)
+			require.Equal(t, kerr.NotLeaderForPartition.Code, fetchOne(c, req, v).ErrorCode)
+			return
+		}
 		p := fetchOne(c, req, v)
 		require.Zero(t, p.ErrorCode)
 		require.EqualValues(t, 2, p.HighWatermark)

@@ -27,6 +27,10 @@ const (
 // specialSince is the first version that knows each special timestamp.
 var specialSince = map[int64]int16{tsLatest: 1, tsEarliest: 1, tsMax: 7, tsEarliestLocal: 8, tsLatestTiered: 9, tsEarliestPending: 11}
 
+// debuggingReplica is the replica id of one who asks replicas for their ends, whether
+// they lead or not (ListOffsetsRequest.DEBUGGING_REPLICA_ID).
+const debuggingReplica = -2
+
 // listOffsets answers offsets by special timestamp, at once, or by time, which
 // may read from disk or bucket and so runs on its own goroutine.
 func (s *Server) listOffsets(r *wire.Request, req *kmsg.ListOffsetsRequest) {
