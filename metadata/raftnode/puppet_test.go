@@ -364,3 +364,29 @@ func (p *puppet) follow(t *testing.T) {
 		rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: p.header(), Term: r.Term, LastLog: last, Success: true}, nil)
 	})
 }
+
+// TestVoteForAVoterNotHeardOf: the leader died right after it had given a vote, with that
+// entry on the new voter's disk and not on ours. Only the new voter can lead, and needs
+// our vote, though by our log it has none.
+func TestVoteForAVoterNotHeardOf(t *testing.T) {
+	fellow, lost, newcomer := newPuppet(t), newPuppet(t), newPuppet(t)
+	m := amongPuppets(t, Options{}, vfs.NewMem(), fellow, lost)
+	fellow.answer(t, func(rpc raft.RPC) { rpc.Respond(nil, raft.ErrTransportShutdown) })
+	lost.answer(t, func(rpc raft.RPC) { rpc.Respond(nil, raft.ErrTransportShutdown) })
+	to := targetAddress(serverID(m.dir), m.link.Addr())
+	const term = 1000 // above that of all pre-votes that fail
+	ask := func(lastIndex, lastTerm uint64) (pre, vote bool) {
+		var p raft.RequestPreVoteResponse
+		require.NoError(t, newcomer.inner.RequestPreVote("", to, &raft.RequestPreVoteRequest{RPCHeader: newcomer.header(), Term: term,
+			LastLogIndex: lastIndex, LastLogTerm: lastTerm}, &p))
+		var v raft.RequestVoteResponse
+		require.NoError(t, newcomer.inner.RequestVote("", to, &raft.RequestVoteRequest{RPCHeader: newcomer.header(), Term: term,
+			LastLogIndex: lastIndex, LastLogTerm: lastTerm}, &v))
+		return p.Granted, v.Granted
+	}
+	pre, vote := ask(0, 0)
+	require.False(t, pre || vote, "a log that lacks what ours has")
+	pre, vote = ask(100, 2)
+	require.True(t, pre, "pre-vote")
+	require.True(t, vote, "vote")
+}

@@ -53,6 +53,10 @@ type network interface {
 //     to read answers at the first refusal; if more entries come just then, it waits
 //     for itself, for ever: the follower gets nothing any more, and the node does not
 //     close. Each request takes all entries that came meanwhile, so little is lost;
+//   - has votes asked for without the candidate's id, by which Raft refuses whom its own
+//     log does not know as a voter: where the leader died right after it gave a vote,
+//     whoever has that entry needs the votes of those who do not (Raft, section 6: servers
+//     vote whatever their configuration; the log decides);
 //   - lets no heartbeat change what Raft is behind the back of its main goroutine
 //     (heartbeat);
 //   - takes in whole snapshots, and no old ones (inbound.go).
@@ -153,9 +157,14 @@ func (t *transport) run() {
 		select {
 		case rpc := <-t.network.Consumer():
 			t.noteInbound(rpc)
-			if req, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
+			switch req := rpc.Command.(type) {
+			case *raft.InstallSnapshotRequest:
 				t.answering.Go(func() { t.receive(rpc, req) })
 				continue
+			case *raft.RequestPreVoteRequest:
+				req.ID = t.raft.header.ID // Raft insists on one that has a vote
+			case *raft.RequestVoteRequest:
+				req.ID = nil
 			}
 			select {
 			case t.rpcs <- rpc:
