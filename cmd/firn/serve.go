@@ -210,10 +210,16 @@ func (a *app) startNode(cmd *cobra.Command, n *nodeFlags, profile, file string, 
 	return a.runBroker(cmd.Context(), cfg, log)
 }
 
+// byCluster are defaults that no single node knows, in words.
+var byCluster = map[string]string{
+	configdef.MinInsyncReplicas:  "2 of three replicas or more, else 1",
+	"default.replication.factor": "3, or as many as there are brokers",
+}
+
 func (a *app) showSettings(cfg config.Config) error {
 	var shown []shownSetting
 	g := grid{header: []string{"SETTING", "VALUE", "FROM"}}
-	for _, e := range configdef.DescribeBroker(configdef.Layers{Static: cfg.Static}) {
+	for _, e := range configdef.DescribeBroker(configdef.Layers{Static: cfg.Static, Defaults: byCluster}) {
 		s := shownSetting{Name: e.Key.Name, Source: "default"}
 		if e.Text != nil {
 			s.Value = *e.Text

@@ -181,6 +181,8 @@ func TestCheckShowsTheSettings(t *testing.T) {
 	out := c.ok("", "dev", "--check")
 	require.Regexp(t, `(?m)^num\.partitions +7 +set$`, out)
 	require.Regexp(t, `(?m)^fetch\.max\.bytes +57671680 +default$`, out)
+	require.Regexp(t, `(?m)^min\.insync\.replicas +2 of three replicas or more, else 1 +default$`, out, "1 was shown, which three brokers would not give")
+	require.Regexp(t, `(?m)^min\.insync\.replicas +1 +set$`, c.ok("", "dev", "--check", "--set", "min.insync.replicas=1"))
 	require.Contains(t, c.ok("", "serve", "--check", "--set", "bootstrap.expect=1", "-o", "yaml"), "- name: num.partitions\n  value: \"7\"\n  source: set\n")
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/tiering/objstore"
@@ -25,6 +26,7 @@ func TestOnlyTroubleIsAWarning(t *testing.T) {
 		{Proposed{}, "DEBUG"},
 		{Uploaded{Err: fmt.Errorf("put: %w", context.Canceled)}, "DEBUG"},
 		{Proposed{Err: metadata.ErrClosed}, "DEBUG"},
+		{Uploaded{Err: fmt.Errorf("%w: read: %w", ErrSource, commitlog.ErrClosed)}, "DEBUG"},
 		{Proposed{Err: command.ErrStaleLeaderEpoch}, "INFO"},
 		{Proposed{Err: fmt.Errorf("finish: %w", command.ErrStaleBrokerEpoch)}, "INFO"},
 		{Proposed{Err: command.ErrNotLeader}, "INFO"},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/firnlog/firn/commitlog"
 	"github.com/firnlog/firn/metadata"
 	"github.com/firnlog/firn/metadata/command"
 	"github.com/firnlog/firn/record"
@@ -274,7 +275,7 @@ func judge(err error) (slog.Level, string) {
 		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
 	}
 	switch {
-	case is(context.Canceled, metadata.ErrClosed):
+	case is(context.Canceled, metadata.ErrClosed, commitlog.ErrClosed):
 		return slog.LevelDebug, "step was given up: the partition, or this broker, serves no more"
 	case is(command.ErrStaleLeaderEpoch, command.ErrStaleBrokerEpoch, command.ErrNotLeader, command.ErrFenced):
 		return slog.LevelInfo, "copy ended: another broker leads the partition now"
