@@ -27,6 +27,13 @@ type holder struct {
 	mu    sync.Mutex
 	armed *upload   // that the next PUT of a segment object becomes, nil for none
 	all   []*upload // that were armed ever
+	puts  []*put    // of segment objects, in the order in which they came
+}
+
+// put is an upload as the way saw it.
+type put struct {
+	key         string
+	came, ended time.Time // ended is zero while it goes on
 }
 
 // upload is a PUT that is held.
@@ -88,32 +95,63 @@ func (u *upload) await(t *testing.T) string {
 	}
 }
 
-// take gives the hold to one upload.
-func (h *holder) take(r *http.Request) *upload {
-	at := strings.Index(r.URL.Path, "/data/")
-	if r.Method != http.MethodPut || at < 0 {
-		return nil
+// segmentKey is the key of the segment object that a request uploads.
+func segmentKey(r *http.Request) (key string, ok bool) {
+	if r.Method != http.MethodPut || !strings.Contains(r.URL.Path, "/data/") {
+		return "", false
 	}
+	_, key, _ = strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/") // without the bucket
+	return key, true
+}
+
+// take gives the hold to one upload.
+func (h *holder) take(key string) *upload {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	u := h.armed
 	if u == nil {
 		return nil
 	}
-	_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/") // without the bucket
 	u.came <- key
 	h.armed = nil
 	return u
 }
 
+// during are the keys of the uploads that were under way at some time between from
+// and to.
+func (h *holder) during(from, to time.Time) (keys []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.puts {
+		if p.came.Before(to) && (p.ended.IsZero() || p.ended.After(from)) {
+			keys = append(keys, p.key)
+		}
+	}
+	return keys
+}
+
 func (h *holder) serve(w http.ResponseWriter, r *http.Request) {
+	key, isSegment := segmentKey(r)
+	if !isSegment {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	seen := &put{key: key, came: time.Now()}
+	h.mu.Lock()
+	h.puts = append(h.puts, seen)
+	h.mu.Unlock()
+	defer func() {
+		h.mu.Lock()
+		seen.ended = time.Now()
+		h.mu.Unlock()
+	}()
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	u := h.take(r)
+	u := h.take(key)
 	if u == nil {
 		h.next.ServeHTTP(w, r)
 		return

@@ -102,9 +102,13 @@ func TestDeposedUploads(t *testing.T) {
 		}
 		return ""
 	})
+	resumed := time.Now()
 	s.must(old.Resume())
 	u.letGo()
 	c.AwaitWhole()
+	// The broker led other partitions, too, whose uploads the same pause may have caught
+	// in the middle, or between the intent and the first byte.
+	mayBeLate := holders[old.ID].during(resumed, time.Now())
 	bases, inside := segmentBases(t, next, id, 0), false
 	for _, r := range c.TierMap(next, topicName).Partitions[0].Ranges {
 		require.NotEqual(t, key, r.Object, "the deposed leader's object is referred to")
@@ -123,13 +127,17 @@ func TestDeposedUploads(t *testing.T) {
 	s.awaitSwept(log, old)
 	u.letGo()
 	<-u.landed
+	resumed = time.Now()
 	s.must(old.Resume())
 	c.AwaitWhole()
+	mayBeLate = append(append(mayBeLate, key), holders[old.ID].during(resumed, time.Now())...)
 	s.progress(100, harnessLimit)
 	require.Contains(t, c.Objects(), key)
 	t.Logf("longest pause %v", s.pauses())
 	s.finish()
-	s.verifyTiers(1)
+	s.verifyTiersBut(func(extra []string) bool {
+		return !slices.ContainsFunc(extra, func(key string) bool { return !slices.Contains(mayBeLate, key) })
+	})
 	s.compareDisks()
 }
 

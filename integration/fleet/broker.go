@@ -27,6 +27,7 @@ type Broker struct {
 	Set                           []string    // settings over the fleet's, NAME=VALUE
 	Env                           []string    // variables over the fleet's, NAME=VALUE
 	Program                       string      // path of another firn than the fleet's; empty is that one
+	Stranger                      bool        // is to be refused: clients are not told of it
 
 	fleet *Fleet
 	proc  *process // of the last life, nil before the first

@@ -174,7 +174,9 @@ func (f *Fleet) Kill() error {
 func (f *Fleet) Seeds() []string {
 	var seeds []string
 	for _, b := range f.Brokers {
-		seeds = append(seeds, b.Kafka)
+		if !b.Stranger {
+			seeds = append(seeds, b.Kafka)
+		}
 	}
 	return seeds
 }
