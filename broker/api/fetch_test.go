@@ -111,7 +111,9 @@ func TestDebuggingReplicaAsksFollowers(t *testing.T) {
 	id := b.topic("t", nil, onBrokers(1, 2))
 	c := b.dial()
 	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("a", "b")), 9).ErrorCode)
-	require.EqualValues(t, 2, fetchOne(b.dialPeer(2), followerFetch("t", id, 2), 17).HighWatermark)
+	two := b.dialPeer(2)
+	require.Eventually(t, func() bool { return fetchOne(two, followerFetch("t", id, 2), 17).HighWatermark == 2 }, 10*time.Second, time.Millisecond,
+		"acks=1 is answered before the leader has flushed")
 	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("c")), 9).ErrorCode)
 	b.edit(func(e *metadata.Editor) {
 		tp := record.TopicPartition{Topic: id}
