@@ -227,6 +227,21 @@ func (l *Log) Segments() []SegmentInfo {
 	return infos
 }
 
+// Below tells how many whole segments with batches end at or below the offset, their
+// bytes, and the bytes of all. It does not allocate, and looks at no segment beyond.
+func (l *Log) Below(at record.Offset) (segments int, bytes, of int64) {
+	for _, p := range l.list() {
+		m := p.Meta()
+		if m.End > at {
+			break
+		}
+		if m.Bytes > 0 {
+			segments, bytes = segments+1, bytes+m.Bytes
+		}
+	}
+	return segments, bytes, l.Size()
+}
+
 // EpochEnd answers the largest leader epoch at or below e and the offset at
 // which it ended: the log's end for the newest. It answers NoEpoch and
 // NoOffset when e is unknown (OffsetForLeaderEpoch, KIP-101).

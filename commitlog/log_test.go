@@ -256,6 +256,32 @@ func TestTrimAndOpenSlices(t *testing.T) {
 	require.NoError(t, l.Close(true))
 }
 
+// TestBelow, against what Segments says. It is asked once a second of each tiered
+// partition with a follower that trimmed first, so it makes no garbage.
+func TestBelow(t *testing.T) {
+	l := memEnv(t).open()
+	fill(t, l, 100)
+	require.Greater(t, len(l.Segments()), 3)
+	_, err := l.TrimTo(l.Segments()[0].End)
+	require.NoError(t, err)
+	require.Positive(t, l.Start())
+	_, err = l.Roll() // an empty one at the end
+	require.NoError(t, err)
+	for at := range l.End() + 2 {
+		var segments int
+		var bytes, of int64
+		for _, s := range l.Segments() {
+			of += s.Bytes
+			if s.End <= at && s.Bytes > 0 {
+				segments, bytes = segments+1, bytes+s.Bytes
+			}
+		}
+		gotSegments, gotBytes, gotOf := l.Below(at)
+		require.Equal(t, []int64{int64(segments), bytes, of}, []int64{int64(gotSegments), gotBytes, gotOf}, "below %d", at)
+	}
+	require.Zero(t, testing.AllocsPerRun(10, func() { l.Below(l.End()) }))
+}
+
 func TestTruncate(t *testing.T) {
 	for _, real := range []bool{false, true} {
 		e := memEnv(t)

@@ -304,7 +304,7 @@ func (p *Partition) flushed(record.Offset) {
 func (p *Partition) tick(now time.Time, eligible func(int32) bool) {
 	p.mu.Lock()
 	p.effectsLocked(p.rep.Tick(now, eligible))
-	p.effectsLocked(p.rep.Judge(now, localLog{p.log}))
+	p.effectsLocked(p.rep.Judge(now, p.log))
 	if p.deferred == nil && !p.closed {
 		s := p.stateLocked()
 		p.violatedLocked(s.check())

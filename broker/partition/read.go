@@ -210,7 +210,7 @@ func (p *Partition) fetched(r *Read, epoch record.Epoch) (State, error) {
 	if p.closed || p.rep.Role() != replica.Leader || p.rep.LeaderEpoch() != epoch {
 		return p.stateLocked(), kerr.NotLeaderForPartition
 	}
-	p.rep.Holds(r.Replica.ID, r.Replica.BrokerEpoch, r.LocalStart, localLog{p.log})
+	p.rep.Holds(r.Replica.ID, r.Replica.BrokerEpoch, r.LocalStart, p.log)
 	p.effectsLocked(p.rep.Fetched(time.Now(), r.Replica.ID, r.Replica.BrokerEpoch, r.From, eligible))
 	if len(p.ready) > 0 || p.watch.dueLocked() {
 		// Not here: the reader may hold what those who are told want.
