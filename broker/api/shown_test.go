@@ -71,6 +71,7 @@ func TestShownMinISRIsInForce(t *testing.T) {
 		e.SetConfigs(metadata.ConfigResource{Kind: metadata.ResourceBroker, Name: "1"}, map[string]string{"unclean.leader.election.enable": "true"})
 	})
 	const all = "DYNAMIC_DEFAULT_BROKER_CONFIG"
+	b.edit(func(e *metadata.Editor) { e.PutBroker(&metadata.Broker{ID: 3, Full: true}) }) // topics get no fewer replicas for it
 	check("1 "+all, map[string]string{"one": "1 " + all, "two": "1 " + all, "growing": "1 " + all, "three": "1 " + all})
 	require.Equal(t, "false DEFAULT_CONFIG", shown(topic, "one", "unclean.leader.election.enable"), "nor has one broker")
 }

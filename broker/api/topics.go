@@ -245,10 +245,11 @@ func (s *Server) defaultReplication(img *metadata.Image) int16 {
 	return int16(min(3, max(1, liveBrokers(img))))
 }
 
+// liveBrokers are how many brokers can hold replicas, be it that a disk is full now.
 func liveBrokers(img *metadata.Image) int {
 	n := 0
 	for b := range img.Brokers() {
-		if b.Eligible() {
+		if b.Staying() {
 			n++
 		}
 	}

@@ -19,29 +19,36 @@ var (
 )
 
 // Place chooses the replicas of partitions first … first+count-1 of a topic,
-// preferred leader first. Brokers that are active take part. Over the partitions,
+// preferred leader first. Brokers that are active take part; where there are fewer than
+// replicas, those whose disk is full come last: they copy once they have room, and a
+// topic does not remain with fewer replicas for a disk that was full for an hour. Over the partitions,
 // leaderships and replicas are spread evenly (they differ by one at most when the
 // racks are equal), and a partition's replicas are on as many racks as there are,
 // as far as the factor allows. first continues the turn where the topic's present
 // partitions ended, so that growing a topic by one again and again stays even.
 // The error wraps ErrReplicationFactor.
 func Place(img *metadata.Image, first, count int32, factor int16) ([][]int32, error) {
-	order := turn(img)
-	if factor < 1 || int(factor) > len(order) {
-		return nil, fmt.Errorf("%w: %d, with %d active brokers", ErrReplicationFactor, factor, len(order))
+	order := turn(img, (*metadata.Broker).Eligible)
+	full := turn(img, func(b *metadata.Broker) bool { return b.Staying() && b.Full })
+	if factor < 1 || len(order) == 0 || int(factor) > len(order)+len(full) {
+		return nil, fmt.Errorf("%w: %d, with %d active brokers", ErrReplicationFactor, factor, len(order)+len(full))
 	}
+	active := min(int(factor), len(order))
 	out := make([][]int32, count)
 	for i := range out {
-		out[i] = placeOne(order, int(first)+i, int(factor))
+		out[i] = placeOne(order, int(first)+i, active)
+		if rest := int(factor) - active; rest > 0 {
+			out[i] = append(out[i], placeOne(full, int(first)+i, rest)...)
+		}
 	}
 	return out, nil
 }
 
-// turn puts the active brokers in an order that alternates between racks.
-func turn(img *metadata.Image) []*metadata.Broker {
+// turn puts some brokers in an order that alternates between racks.
+func turn(img *metadata.Image, some func(*metadata.Broker) bool) []*metadata.Broker {
 	racks := map[string][]*metadata.Broker{}
 	for b := range img.Brokers() {
-		if b.Eligible() {
+		if some(b) {
 			racks[b.Rack] = append(racks[b.Rack], b)
 		}
 	}

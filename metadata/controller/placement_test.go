@@ -77,6 +77,29 @@ func TestReplicasAreEvenOverWholeTurns(t *testing.T) {
 	}
 }
 
+// TestPlaceWithFullDisks: they take what is left, and lead nothing.
+func TestPlaceWithFullDisks(t *testing.T) {
+	ed := image("", "", "").Edit()
+	ed.PutBroker(&metadata.Broker{ID: 2, Epoch: 1, Full: true})
+	img, _ := ed.Commit(2)
+	for factor := int16(1); factor <= 3; factor++ {
+		got, err := Place(img, 0, 6, factor)
+		require.NoError(t, err)
+		for _, p := range got {
+			require.Len(t, p, int(factor))
+			require.NotContains(t, p[:min(2, factor)], int32(2))
+		}
+		require.NoError(t, CheckAssignment(img, got))
+	}
+	_, err := Place(img, 0, 1, 4)
+	require.ErrorIs(t, err, ErrReplicationFactor)
+	ed.PutBroker(&metadata.Broker{ID: 1, Epoch: 1, Fenced: true})
+	ed.PutBroker(&metadata.Broker{ID: 3, Epoch: 1, ShuttingDown: true})
+	img, _ = ed.Commit(3)
+	_, err = Place(img, 0, 1, 1)
+	require.ErrorIs(t, err, ErrReplicationFactor, "nobody could lead it")
+}
+
 func TestPlaceRefuses(t *testing.T) {
 	_, err := Place(image("", ""), 0, 1, 3)
 	require.ErrorIs(t, err, ErrReplicationFactor)
