@@ -137,7 +137,9 @@ func (b *Broker) Run(ctx context.Context) (err error) {
 			b.undo[i]()
 		}
 		if b.parts != nil {
-			err = errors.Join(err, b.parts.Close(clean))
+			perr := b.parts.Close(clean)
+			clean = clean && perr == nil // a log that could not be synced is not
+			err = errors.Join(err, perr)
 		}
 		if b.meta != nil {
 			err = errors.Join(err, b.meta.Close())

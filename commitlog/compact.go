@@ -68,8 +68,8 @@ type CompactStats struct {
 //     ones, whose files it removes;
 //   - the checkpoint lists the new segment: old files are removed.
 //
-// Errors: ErrCompacting, ErrStale, ErrClosed, ErrNoSpace (nothing is lost),
-// ErrCorrupt, ErrFailed.
+// Errors: ErrCompacting, ErrStale, ErrClosed, ErrNoSpace and ErrNoFiles (nothing
+// is lost), ErrCorrupt, ErrFailed.
 func (l *Log) Compact(ctx context.Context, o CompactOptions) (CompactStats, error) {
 	if !l.compacting.TryLock() {
 		return CompactStats{}, ErrCompacting
@@ -112,7 +112,7 @@ func (c *compaction) late(err error) error {
 	if errors.Is(err, segment.ErrRemoved) {
 		return fmt.Errorf("%w: %w", ErrStale, err)
 	}
-	return err
+	return c.l.shortOr(err)
 }
 
 // throttleBurst is the most bytes that pass the limiter at once.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/firnlog/firn/commitlog/segment"
 	"github.com/firnlog/firn/record"
 )
@@ -242,10 +244,18 @@ func (c *compaction) swap(group []*part, s *segment.Segment) error {
 	if err := s.Rename(swapSuffix); err != nil {
 		return err
 	}
-	if err := segment.SyncDir(l.place.FS, l.place.Dir); err != nil {
-		if s := l.short(err); s != nil {
-			return s
-		}
+	// Both are held from here on: once the checkpoint is there the swap must not want
+	// for a descriptor.
+	if err := s.File().Acquire(); err != nil {
+		return err
+	}
+	defer s.File().Release()
+	dir, err := l.openDir()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil {
 		return l.fail(err)
 	}
 	m := s.Meta()
@@ -256,7 +266,7 @@ func (c *compaction) swap(group []*part, s *segment.Segment) error {
 		}
 		return l.fail(err)
 	}
-	if err := l.finishSwap(group, s); err != nil {
+	if err := l.finishSwap(group, s, dir); err != nil {
 		return l.fail(err)
 	}
 	return nil
@@ -288,14 +298,12 @@ func indexOf(parts []*part, p *part) int {
 // finishSwap does what follows once the checkpoint says that the swap is due.
 // The new file stays open over its renaming, so that readers find it at any
 // moment.
-func (l *Log) finishSwap(group []*part, s *segment.Segment) error {
-	if err := segment.SyncDir(l.place.FS, l.place.Dir); err != nil {
+//
+// REQUIRES: a reference to s's file is held; dir is the log's directory.
+func (l *Log) finishSwap(group []*part, s *segment.Segment, dir vfs.File) error {
+	if err := dir.Sync(); err != nil {
 		return err
 	}
-	if err := s.File().Acquire(); err != nil {
-		return err
-	}
-	defer s.File().Release()
 	next := &part{Segment: s}
 	l.mu.Lock()
 	next.snapshot = group[0].snapshot
@@ -311,7 +319,7 @@ func (l *Log) finishSwap(group []*part, s *segment.Segment) error {
 	if err := s.Rename(segment.LogSuffix); err != nil {
 		return err
 	}
-	if err := segment.SyncDir(l.place.FS, l.place.Dir); err != nil {
+	if err := dir.Sync(); err != nil {
 		return err
 	}
 	// All records of aborted transactions are gone, and with them the use of the
@@ -325,11 +333,14 @@ func (l *Log) finishSwap(group []*part, s *segment.Segment) error {
 		}
 	}
 	// The next flush stores the index. A full disk must not keep the old files:
-	// the checkpoint that completes the swap waits for room, they need not.
-	if err := l.flush(true, func(*checkpoint) {}); err != nil && !errors.Is(err, ErrNoSpace) {
+	// the checkpoint that completes the swap waits for room, or for a descriptor, they
+	// need not.
+	if err := l.flush(true, func(*checkpoint) {}); errors.Is(err, ErrNoFiles) {
+		l.flusher.later(l, true)
+	} else if err != nil && !errors.Is(err, ErrNoSpace) {
 		return err
 	}
-	if err := segment.SyncDir(l.place.FS, l.place.Dir); err != nil {
+	if err := dir.Sync(); err != nil {
 		return err
 	}
 	for _, p := range group[1:] {

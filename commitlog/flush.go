@@ -312,6 +312,8 @@ func (l *Log) Flush(ctx context.Context) error {
 // written first, so that the next Open reads nothing else; without, the files
 // are left as they are. Waiters of Flush get ErrClosed. Slices stay readable
 // until released.
+//
+// Errors: ErrNoFiles if not all could be synced; the log is closed all the same.
 func (l *Log) Close(clean bool) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -327,8 +329,9 @@ func (l *Log) Close(clean bool) error {
 		l.flusher.takeDue(l, true)
 		err = l.flush(true, func(cp *checkpoint) { cp.clean = true })
 		switch {
-		case errors.Is(err, ErrNoSpace):
+		case isShort(err) && l.FlushedEnd() == l.End():
 			err = nil // the next start reads the tail again
+		case isShort(err): // not clean: what is not synced may be in the page cache alone
 		case err != nil:
 			err = l.fail(err)
 		}

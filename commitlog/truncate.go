@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/firnlog/firn/commitlog/producer"
 	"github.com/firnlog/firn/commitlog/segment"
 	"github.com/firnlog/firn/record"
@@ -82,11 +84,16 @@ func (l *Log) truncate(off record.Offset) error {
 	if err != nil {
 		return err
 	}
-	// Held from here on, for there may be no descriptor once it is cut.
+	// Both are held from here on, for there may be no descriptor once it is cut.
 	if err := next.File().Acquire(); err != nil {
 		return err
 	}
 	defer next.File().Release()
+	dir, err := l.openDir()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
 	end := next.Meta().End
 	state, err := l.stateAt(end)
 	if err != nil {
@@ -115,7 +122,7 @@ func (l *Log) truncate(off record.Offset) error {
 	l.noteTxnsLocked()
 	l.setPartsLocked(kept)
 	l.mu.Unlock()
-	if err := l.cutFiles(parts[i:], next); err != nil {
+	if err := l.cutFiles(parts[i:], next, dir); err != nil {
 		return l.fail(err)
 	}
 	return nil
@@ -167,8 +174,8 @@ func (l *Log) reopenCut(old *part, cut int64) (*part, error) {
 // cutFiles makes the disk follow: the segment next takes the place of gone[0],
 // the others of gone are removed, newest first.
 //
-// REQUIRES: a reference to next's file is held.
-func (l *Log) cutFiles(gone []*part, next *part) error {
+// REQUIRES: a reference to next's file is held; dir is the log's directory.
+func (l *Log) cutFiles(gone []*part, next *part, dir vfs.File) error {
 	for i := len(gone) - 1; i > 0; i-- {
 		if err := l.removePart(gone[i]); err != nil {
 			return err
@@ -187,16 +194,16 @@ func (l *Log) cutFiles(gone []*part, next *part) error {
 	if err := next.Sync(); err != nil {
 		return err
 	}
-	err := segment.SyncDir(l.place.FS, l.place.Dir)
-	if segment.IsNoFiles(err) {
-		// Until then the old tail may come back, as if nothing had been cut. The next
-		// flush does it, before anything that is written now counts.
-		l.mu.Lock()
-		l.dirChanged = true
-		l.mu.Unlock()
-		err = nil
+	return dir.Sync()
+}
+
+// openDir opens the log's directory for syncs that must not want for a descriptor.
+func (l *Log) openDir() (vfs.File, error) {
+	dir, err := l.place.FS.OpenDir(l.place.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("commitlog: open directory %s: %w", l.place.Dir, err)
 	}
-	return err
+	return dir, nil
 }
 
 // unpin releases the reference for unsynced data.
@@ -255,7 +262,7 @@ func (l *Log) replaceCheckpoint(cp *checkpoint) error {
 			return l.shortOrFail(err)
 		}
 	}
-	dir, err := l.place.FS.OpenDir(l.place.Dir)
+	dir, err := l.openDir()
 	if err != nil {
 		return l.shortOrFail(err)
 	}

@@ -17,11 +17,16 @@ import (
 // them.
 const TempSuffix = ".tmp"
 
+// ErrSync: a sync failed. The kernel may have forgotten what is not on disk, so
+// nothing may count on it, whatever the cause: a want of space, too.
+var ErrSync = errors.New("segment: sync failed")
+
 var errNoTruncate = errors.New("segment: file cannot be truncated in place")
 
-// IsNoSpace says whether err means that the disk, or the quota, is full.
+// IsNoSpace says whether err means that the disk, or the quota, is full, and nothing
+// is lost by it: not so ErrSync.
 func IsNoSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return !errors.Is(err, ErrSync) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT))
 }
 
 // IsNoFiles says whether err means that the process, or the machine, has as many
@@ -45,7 +50,8 @@ func RemoveFile(fs vfs.FS, path string) error {
 	return nil
 }
 
-// SyncDir makes the entries of a directory durable.
+// SyncDir makes the entries of a directory durable. Errors: ErrSync, unless the
+// directory cannot be opened.
 func SyncDir(fs vfs.FS, path string) error {
 	d, err := fs.OpenDir(path)
 	if err != nil {
@@ -56,7 +62,7 @@ func SyncDir(fs vfs.FS, path string) error {
 		err = cerr
 	}
 	if err != nil {
-		return fmt.Errorf("segment: sync directory %s: %w", path, err)
+		return fmt.Errorf("%w: directory %s: %w", ErrSync, path, err)
 	}
 	return nil
 }

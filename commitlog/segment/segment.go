@@ -227,12 +227,12 @@ func (s *Segment) AddAborted() {
 	s.mu.Unlock()
 }
 
-// Sync makes the log file's data durable.
+// Sync makes the log file's data durable. Errors: ErrSync.
 //
 // REQUIRES: a reference on File() is held.
 func (s *Segment) Sync() error {
 	if err := s.log.handle().SyncData(); err != nil {
-		return fmt.Errorf("segment: sync %s: %w", s.log.Path(), err)
+		return fmt.Errorf("%w: %s: %w", ErrSync, s.log.Path(), err)
 	}
 	return nil
 }
