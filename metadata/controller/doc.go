@@ -40,7 +40,8 @@
 //     s, and after C found its own term to be t0 still (raftnode.AsLeader.Verify). Each
 //     member of M noted this contact, when it arrived or was sent, before it looked
 //     whether its own term was above t0, and its term was not. So each noted a time
-//     after s while its term was t0 at most.
+//     after s while its term was t0 at most. C, which may need nobody, notes that it
+//     made sure.
 //  2. Terms do not go back, and a process that begins notes that as contact. So whoever
 //     of M tells of its contacts before t, when its term is t or more, tells of a time
 //     after s.
@@ -52,14 +53,21 @@
 // own term under a configuration that is a neighbour of C's. From then on no M could be
 // found, so s is before that; and N has the change from a request that arrived later, or
 // was L itself, and had the answers by which it committed: N's own contact is after s.
-// That is why N must be among those who tell.
+// That is why N must be among those who tell. Where N itself has changed the voters in t
+// before it came to ask for them, they are not those of its election, and it waits for a
+// whole session (raftnode.AsLeader.Reign).
 //
 // Contacts are told as ages, rounded down, and counted back from when they arrive, on
 // clocks that stop while a machine sleeps: errors make T later, and N more patient.
 // A leadership that was handed over, with the old leader alive, makes T late by itself:
 // the old one led until then. Leases given in N's own term are those that N heard; a
 // node that leads again, or twice in its turn, has other terms, and a heartbeat that was
-// heard as the leader of one is not granted as that of another.
+// heard as the leader of one is not granted as that of another, nor is a decision of one
+// carried out in another (raftnode.AsLeader.Propose).
+//
+// Session and Grant are those of the node that leads. Where N's session is shorter than
+// C's grant was, as while broker.session.timeout.ms is set below 3 s at one broker after
+// the other, a lease of C may outlast it.
 //
 // What this leaves of a broker's time to be heard may be nothing, after a long
 // election: it has a third of a session from the beginning of N's leadership in any case.

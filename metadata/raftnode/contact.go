@@ -129,12 +129,32 @@ func (n *Node) voters() []raft.ServerID {
 }
 
 // Reign is the term in which this node leads, as its leader-only tasks may take it
-// (OnLead), its directory, and the directories of the voters.
+// (OnLead), its directory, and the directories of the voters: those of its election, or
+// none if it has changed them since.
 func (l AsLeader) Reign() (term uint64, self uuid.UUID, voters []uuid.UUID) {
-	for _, id := range l.n.voters() {
+	term = l.n.reign.Load()
+	for _, id := range l.n.voters() { // before the log is looked at
 		voters = append(voters, parseServer(id))
 	}
-	return l.n.reign.Load(), l.n.opts.DirectoryID, voters
+	if l.n.transport.raft.changedIn(term) {
+		voters = nil
+	}
+	return term, l.n.opts.DirectoryID, voters
+}
+
+// changedIn reports whether a change of the servers may have been logged in a term,
+// which is the newest that the log has.
+func (l *local) changedIn(term uint64) bool {
+	for index := l.end(); index > 0; index-- {
+		var entry raft.Log
+		if err := l.logs.GetLog(index, &entry); err != nil || entry.Type == raft.LogConfiguration && entry.Term >= term {
+			return true
+		}
+		if entry.Term < term {
+			return false
+		}
+	}
+	return false
 }
 
 // Verify returns once a majority of the voters has acknowledged heartbeats that this
@@ -157,6 +177,7 @@ func (l AsLeader) Verify(ctx context.Context) (term uint64, err error) {
 			return 0, fmt.Errorf("verify leadership: %w", err)
 		}
 		voters := n.voters()
+		n.transport.contacts.note(term) // alone, or as the majority's last, it has sent nothing
 		have := n.transport.confirms(voters, term, called)
 		if slices.Contains(voters, serverID(n.opts.DirectoryID)) {
 			have++

@@ -31,7 +31,8 @@ func (l AsLeader) Propose(ctx context.Context, cmd command.Command) (command.Res
 		return command.Result{}, err
 	}
 	defer l.n.calls.running.Done()
-	if !l.n.leads() {
+	// One who was deposed, and leads again before its tasks were told, is another.
+	if !l.n.leads() || l.n.raft.CurrentTerm() != l.n.reign.Load() {
 		return command.Result{}, fmt.Errorf("propose %s: %w", cmd.Kind(), metadata.ErrNotLeader)
 	}
 	outcome, err := l.n.apply(ctx, data)
