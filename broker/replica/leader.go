@@ -68,7 +68,7 @@ func (r *Replica) trackFollowers(now time.Time) {
 // Fetched takes a follower's fetch: everything below offset is durable there,
 // and is what this leader has there.
 // A broker epoch lower than one seen before is of an earlier life and ignored
-// (KIP-903). eligible says that the broker is neither fenced nor shutting down.
+// (KIP-903). eligible says that the broker may be in the ISR (metadata.Broker.Eligible).
 //
 // REQUIRES: the fetch named this leader's epoch, and its position was found not
 // to diverge and to be no higher than the log's end.
@@ -109,8 +109,8 @@ func (f *follower) noteEligible(now time.Time, eligible bool) {
 
 // Tick lets time pass: it drops from the ISR, by a proposal, the followers that
 // were behind for longer than the lag time or may not be in it for longer than
-// FenceGrace. eligible says whether a broker is neither fenced nor shutting down;
-// nil means that all are.
+// FenceGrace. eligible says whether a broker may be in the ISR; nil means that all
+// may.
 func (r *Replica) Tick(now time.Time, eligible func(id int32) bool) Effects {
 	r.cooling = false
 	if r.role != Leader {

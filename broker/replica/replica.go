@@ -44,8 +44,8 @@
 //   - The bucket wins: see Assignment.BucketWins.
 //   - Who holds little locally of a tiered partition is cold, and leads only where no
 //     warm one can: see warmth.go.
-//   - Who is fenced, shutting down or registered anew does not join the ISR
-//     (KIP-841, KIP-903).
+//   - Who is fenced, shutting down, out of disk or registered anew does not join the
+//     ISR (KIP-841, KIP-903).
 //
 // # After a restart
 //

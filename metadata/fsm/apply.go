@@ -181,9 +181,8 @@ func (t *txn) dispatch(cmd command.Command) (command.Result, error) {
 }
 
 // atLevel2 says whether the command under way is of a version that says who is cold and
-// who is full.
-// One that is not makes nobody cold, so that a build that knows no newer ones comes to
-// the same state.
+// who is full. One that is not makes nobody either, so that a build that knows no
+// newer ones comes to the same state.
 func (t *txn) atLevel2() bool { return t.version >= command.Level2.CommandVersion() }
 
 // refuse makes a refusal. The message begins with the subject.
