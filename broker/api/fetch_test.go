@@ -299,7 +299,7 @@ func TestConsumersReadFollowers(t *testing.T) {
 	id := b.topic("t", nil, onBrokers(1, 2))
 	c, peer := b.dial(), b.dialPeer(2)
 	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("a", "b")), 9).ErrorCode)
-	fetchOne(peer, followerFetch("t", id, 2), 17)
+	commits(t, peer, followerFetch("t", id, 2), 2)
 	require.Zero(t, produced(c, produceTo("t", id, 1, 5000, 0, someBatch("c")), 9).ErrorCode)
 	b.edit(func(e *metadata.Editor) {
 		p := onBrokers(1, 2)
