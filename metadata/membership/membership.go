@@ -438,15 +438,6 @@ func (m *Membership) tell(e Event) {
 	}
 }
 
-// Leave tells the others that this node leaves for good: what it served is given
-// to others. A node that only restarts is closed without it.
-func (m *Membership) Leave() error {
-	if err := m.serf.Leave(); err != nil {
-		return fmt.Errorf("membership: leave: %w", err)
-	}
-	return nil
-}
-
 // Close stops gossiping without a word: others see a failure.
 func (m *Membership) Close() error {
 	m.close.Do(func() {

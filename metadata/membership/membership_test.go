@@ -88,7 +88,7 @@ func TestMembersFindEachOther(t *testing.T) {
 	require.Equal(t, one.Addr(), e.Member.GossipAddr.String())
 
 	// A leave is told apart from a failure.
-	require.NoError(t, three.Leave())
+	require.NoError(t, three.serf.Leave())
 	one.await(t, "left", kindOf(MemberLeft, 3))
 	began := time.Now()
 	require.NoError(t, two.Close())
