@@ -377,17 +377,18 @@ func (l tierLogs) replica(p *partition.Partition) reclaim.Replica {
 }
 
 // clockTrusted reports whether now, read from this node's clock just now, is near the
-// cluster's time: a node whose clock is off deletes nothing by time.
+// cluster's time: a node whose clock is off deletes nothing by time, and none does while
+// nobody can tell whose is.
 func (b *Broker) clockTrusted(now time.Time) bool {
 	behind, known := b.cluster.beats.ClockBehind(now)
-	return known && behind.Abs() <= membership.MaxClockSkew
+	return known && !b.cluster.beats.ClockUnsure() && behind.Abs() <= membership.MaxClockSkew
 }
 
 // now is the time that records are judged and stamped by: what this node's clock says,
-// or, while that is off, what it would say if it were set.
+// or, while that is off for sure, what it would say if it were set.
 func (b *Broker) now() time.Time {
 	now := time.Now()
-	if behind, known := b.cluster.beats.ClockBehind(now); known && behind.Abs() > membership.MaxClockSkew {
+	if behind, known := b.cluster.beats.ClockBehind(now); known && !b.cluster.beats.ClockUnsure() && behind.Abs() > membership.MaxClockSkew {
 		return now.Add(behind).Round(0)
 	}
 	return now

@@ -8,27 +8,38 @@ import (
 // clockTold is from which difference on a grant names a clock that is off.
 const clockTold = time.Second
 
+// clocksApart is how far the two halves of the brokers may be apart before nobody can
+// tell which is right (membership.MaxClockSkew, by which clocks are off).
+const clocksApart = 10 * time.Second
+
 // clocks compares the wall clocks of the brokers heard within a session. behind is how
 // far the cluster's time is behind this node's clock: the median, so that one clock that
 // is off, be it this node's own, moves it by no more than the others differ. ahead says
 // which brokers' clocks are off by clockTold and more, and by how much they are ahead of
-// the cluster's time (negative: behind).
-func (l *Leases) clocks(now time.Time) (behind time.Duration, ahead map[int32]time.Duration) {
+// the cluster's time (negative: behind). unsure says that there is no telling: one half
+// of the brokers contradicts the other, or half of those in use are silent. A leader whose
+// own clock is off must not be believed because the third broker is down.
+func (l *Leases) clocks(now time.Time) (behind time.Duration, ahead map[int32]time.Duration, unsure bool) {
 	heard := map[int32]time.Duration{}
 	var all []time.Duration
+	silent := 0
 	for id, b := range l.brokers {
 		if !b.Heard.IsZero() && now.Sub(b.Heard) < l.opts.Session {
 			// This clock may have jumped since.
 			heard[id] = b.Behind + jump(b.Heard, now)
 			all = append(all, heard[id])
+		} else if b.fencedAt == 0 {
+			silent++
 		}
 	}
 	if len(all) == 0 {
-		return 0, nil
+		return 0, nil, true
 	}
 	slices.Sort(all)
 	behind = all[len(all)/2]
-	if other := all[(len(all)-1)/2]; other.Abs() < behind.Abs() {
+	other := all[(len(all)-1)/2]
+	unsure = silent >= len(all) || behind-other > clocksApart
+	if other.Abs() < behind.Abs() {
 		behind = other // of an even number the one nearer to this node's
 	}
 	for id, d := range heard {
@@ -39,13 +50,13 @@ func (l *Leases) clocks(now time.Time) (behind time.Duration, ahead map[int32]ti
 			ahead[id] = off
 		}
 	}
-	return behind, ahead
+	return behind, ahead, unsure
 }
 
 // tellClocks puts the cluster's time into a grant, and whose clocks are off.
 func (l *Leases) tellClocks(now time.Time, g *Grant) {
-	behind, ahead := l.clocks(now)
-	g.Clock = now.Add(-behind).UnixMilli()
+	behind, ahead, unsure := l.clocks(now)
+	g.Clock, g.ClockUnsure = now.Add(-behind).UnixMilli(), unsure
 	for id, d := range ahead {
 		if g.ClocksAhead == nil {
 			g.ClocksAhead = make(map[int32]int64, len(ahead))
@@ -66,6 +77,7 @@ type clockReading struct {
 	clock time.Duration // HeartbeaterOptions.Clock at that time
 	// behind is how far wall was behind the cluster's time.
 	behind time.Duration
+	unsure bool
 	// ahead are the brokers whose clocks are off.
 	ahead map[int32]time.Duration
 }
@@ -73,7 +85,7 @@ type clockReading struct {
 // readClock notes an answer.
 func (h *Heartbeater) readClock(g *Grant) {
 	now := time.Now()
-	r := &clockReading{wall: now.Round(0), clock: h.opts.Clock(), behind: time.UnixMilli(g.Clock).Sub(now)}
+	r := &clockReading{wall: now.Round(0), clock: h.opts.Clock(), behind: time.UnixMilli(g.Clock).Sub(now), unsure: g.ClockUnsure}
 	if len(g.ClocksAhead) > 0 {
 		r.ahead = make(map[int32]time.Duration, len(g.ClocksAhead))
 		for id, ms := range g.ClocksAhead {
@@ -94,6 +106,13 @@ func (h *Heartbeater) ClockBehind(now time.Time) (behind time.Duration, known bo
 	}
 	jumped := now.Round(0).Sub(r.wall) - (h.opts.Clock() - r.clock)
 	return r.behind - jumped, true
+}
+
+// ClockUnsure reports whether what ClockBehind goes by may be the wrong half of the
+// brokers' time, or nobody has told it yet.
+func (h *Heartbeater) ClockUnsure() bool {
+	r := h.reading.Load()
+	return r == nil || r.unsure
 }
 
 // ClocksAhead are the brokers whose clocks were off by a second and more at the last

@@ -47,9 +47,49 @@ func TestClocks(t *testing.T) {
 			for i, d := range c.clocks {
 				require.True(t, l.Hear(now, img, &Heartbeat{BrokerID: int32(i + 1), BrokerEpoch: 1, Clock: now.Add(d).UnixMilli()}))
 			}
-			behind, off := l.clocks(now)
+			behind, off, _ := l.clocks(now)
 			require.Equal(t, c.behind, behind)
 			require.Equal(t, c.ahead, off)
+		})
+	}
+}
+
+// TestNobodyTellsTheTime: where half of the clocks contradicts the other, or half of the
+// brokers in use is silent, none of them is believed, be it the leader's.
+func TestNobodyTellsTheTime(t *testing.T) {
+	const h = time.Hour
+	for _, c := range []struct {
+		name   string
+		clocks []time.Duration // of brokers 1, 2 ..., ahead of the metadata leader's
+		silent int             // more brokers that are not fenced
+		unsure bool
+	}{
+		{"nobody is heard", nil, 0, true},
+		{"alone", []time.Duration{0}, 0, false},
+		{"two that agree", []time.Duration{0, 9 * time.Second}, 0, false},
+		{"two that do not", []time.Duration{0, h}, 0, true},
+		{"two that do not, behind", []time.Duration{0, -h}, 0, true},
+		{"two of three, and the third is down", []time.Duration{0, -h}, 1, true},
+		{"most of three", []time.Duration{0, -h, -h}, 0, false},
+		{"two of four", []time.Duration{0, -h, -h, 0}, 0, true},
+		{"three of four", []time.Duration{0, -h, -h, -h}, 0, false},
+		{"the leader has heard only itself yet", []time.Duration{0}, 2, true},
+		{"one of three is down", []time.Duration{0, 0}, 1, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ed := metadata.Empty().Edit()
+			for i := range len(c.clocks) + c.silent {
+				ed.PutBroker(&metadata.Broker{ID: int32(i + 1), Epoch: 1})
+			}
+			ed.PutBroker(&metadata.Broker{ID: 9, Epoch: 1, Fenced: true}) // dead for long
+			img, _ := ed.Commit(1)
+			now := time.Unix(1_000_000, 0)
+			l := NewLeases(LeaseOptions{}, now, img)
+			for i, d := range c.clocks {
+				require.True(t, l.Hear(now, img, &Heartbeat{BrokerID: int32(i + 1), BrokerEpoch: 1, Clock: now.Add(d).UnixMilli()}))
+			}
+			_, _, unsure := l.clocks(now)
+			require.Equal(t, c.unsure, unsure)
 		})
 	}
 }
@@ -69,6 +109,7 @@ func TestClockJumps(t *testing.T) {
 		})
 		_, known := h.ClockBehind(time.Now())
 		require.False(t, known, "nobody has told it anything yet")
+		require.True(t, h.ClockUnsure())
 		_, err := h.Register(t.Context())
 		require.NoError(t, err)
 		defer run(h.Run)()
@@ -77,6 +118,7 @@ func TestClockJumps(t *testing.T) {
 		behind, known := h.ClockBehind(time.Now())
 		require.True(t, known)
 		require.Zero(t, behind)
+		require.False(t, h.ClockUnsure())
 		still += time.Hour
 		behind, _ = h.ClockBehind(time.Now())
 		require.Equal(t, -time.Hour, behind)

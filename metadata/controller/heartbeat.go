@@ -52,6 +52,8 @@ type Grant struct {
 	// Clock is the cluster's time, the median of the brokers' clocks, in ms since the
 	// Unix epoch.
 	Clock int64 `json:"clock"`
+	// ClockUnsure says that it may be the wrong half of the brokers' time.
+	ClockUnsure bool `json:"clock_unsure,omitempty"`
 	// ClocksAhead are the brokers whose clocks are off by a second and more, and how
 	// far they are ahead of the cluster's time, in ms (negative: behind).
 	ClocksAhead map[int32]int64 `json:"clocks_ahead,omitempty"`
