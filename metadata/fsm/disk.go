@@ -48,8 +48,9 @@ func (p PebbleLog) BackgroundError(err error) {
 }
 
 // FS is the file system below a database: an operation that finds the device broken
-// ends the process, and so does a write-ahead log that cannot be begun, for whatever
-// reason. Pebble has a panic for that, in which a lock is unlocked twice.
+// ends the process, and so does a write-ahead log that cannot be begun or written, for
+// whatever reason. Pebble has a panic for the first, in which a lock is unlocked twice,
+// and one for a write after the second that nobody waits for.
 func (p PebbleLog) FS(below vfs.FS) vfs.FS { return watchedFS{below, p} }
 
 type watchedFS struct {
@@ -61,7 +62,7 @@ type watchedFS struct {
 func (w watchedFS) Unwrap() vfs.FS { return w.FS }
 
 func (w watchedFS) file(f vfs.File, path string, err error) (vfs.File, error) {
-	if diskFailed(err) || err != nil && strings.HasSuffix(path, ".log") && !errors.Is(err, fs.ErrNotExist) {
+	if diskFailed(err) || err != nil && isLog(path) && !errors.Is(err, fs.ErrNotExist) {
 		w.log.Fatalf("open %s: %v", path, err)
 	}
 	if err != nil {
@@ -104,7 +105,7 @@ type watchedFile struct {
 }
 
 func (f watchedFile) check(err error) {
-	if diskFailed(err) {
+	if diskFailed(err) || err != nil && isLog(f.path) {
 		f.log.Fatalf("write %s: %v", f.path, err)
 	}
 }
@@ -143,6 +144,9 @@ func (f watchedFile) SyncTo(length int64) (bool, error) {
 	f.check(err)
 	return full, err
 }
+
+// isLog says whether the path is a write-ahead log's.
+func isLog(path string) bool { return strings.HasSuffix(path, ".log") }
 
 // diskFailed says whether the device or its file system gave up.
 func diskFailed(err error) bool {

@@ -1,7 +1,7 @@
 package raftnode
 
 import (
-	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -23,7 +23,10 @@ func TestFailedDiskEndsTheProcess(t *testing.T) {
 		runOnFailingDisk(t, below)
 		return
 	}
-	for _, below := range []string{"raft", "state"} {
+	for below, why := range map[string]string{
+		"raft": "input/output error", "state": "input/output error",
+		"raft is full": "no space left", "state is full": "no space left",
+	} {
 		t.Run(below, func(t *testing.T) {
 			t.Parallel()
 			cmd := exec.Command(os.Args[0], "-test.run=^TestFailedDiskEndsTheProcess$")
@@ -41,16 +44,25 @@ func TestFailedDiskEndsTheProcess(t *testing.T) {
 			require.Len(t, told, 1, "%s", out)
 			require.Contains(t, told[0], "level=ERROR")
 			require.Contains(t, told[0], "disk failed")
-			require.Contains(t, told[0], "metadata/"+below)
-			require.Contains(t, told[0], "input/output error")
+			database, _, _ := strings.Cut(below, " ")
+			require.Contains(t, told[0], "metadata/"+database)
+			require.Contains(t, told[0], why)
 		})
 	}
 }
 
-// runOnFailingDisk is the child: writes below one directory fail once the node is up.
+// runOnFailingDisk is the child: writes below one directory fail once the node is up;
+// on a full disk those of the write-ahead log.
 func runOnFailingDisk(t *testing.T, below string) {
 	var failing atomic.Bool
+	below, full := strings.CutSuffix(below, " is full")
 	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if full {
+			if failing.Load() && op.Kind == errorfs.OpFileWrite && strings.Contains(op.Path, "metadata/"+below) && strings.HasSuffix(op.Path, ".log") {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
 		if failing.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && strings.Contains(op.Path, "metadata/"+below) {
 			return syscall.EIO
 		}
@@ -66,10 +78,15 @@ func runOnFailingDisk(t *testing.T, below string) {
 	ready(t, n)
 	register(t, n)
 	failing.Store(true)
-	if below == "state" { // which is not written to at each command
+	if below == "state" && !full { // which is not written to at each command
 		err := n.fsm.Flush()
 		t.Fatalf("the state was flushed: %v", err)
 	}
-	createTopic(t, n, "t", 1)
-	t.Fatal(errors.New("a topic was created"))
+	for i := range 50 { // the state's log is not waited for
+		createTopic(t, n, fmt.Sprint("t", i), 100)
+		if below == "raft" {
+			t.Fatal("a topic was created")
+		}
+	}
+	t.Fatal("topics were created")
 }
