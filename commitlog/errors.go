@@ -57,6 +57,7 @@ func (l *Log) short(err error) error {
 		return fmt.Errorf("%w: %s: %w", ErrNoSpace, l.place.Dir, err)
 	case segment.IsNoFiles(err):
 		err = fmt.Errorf("%w: %s: %w", ErrNoFiles, l.place.Dir, err)
+		l.place.FDs.GiveWay() // for the next attempt
 		l.flusher.tellNoFiles(l.logger, err)
 		return err
 	}

@@ -186,6 +186,7 @@ func (l *Log) storeDerived(c *capture) (stored []*part, short, err error) {
 // tellShort says that a file was put off.
 func (l *Log) tellShort(what string, err error) {
 	if segment.IsNoFiles(err) {
+		l.place.FDs.GiveWay() // what comes next wants one, too
 		l.flusher.tellNoFiles(l.logger, err)
 		return
 	}

@@ -3,6 +3,7 @@ package commitlog
 import (
 	"context"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -119,4 +120,33 @@ func TestNoFilesAtEachPoint(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Idle descriptors of the logs give way to a flush that finds none: while nobody
+// opened a segment it waited for ever, and with it the high watermark.
+func TestIdleFilesGiveWayToAFlush(t *testing.T) {
+	const limit = 3
+	var armed atomic.Bool
+	var e *env
+	e = newEnv(t, errorfs.Wrap(memFS(t), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpOpenDir && armed.Load() && e.fds.Open() > limit {
+			return syscall.EMFILE
+		}
+		return nil
+	})), "/data/topic/0")
+	l := e.open()
+	fill(t, l, 200)
+	require.NoError(t, l.Flush(t.Context()))
+	readAll(t, l, 0, 1<<20)
+	require.Greater(t, e.fds.Open(), limit+1, "idle ones of segments that were read")
+	armed.Store(true)
+	fill(t, l, 1)
+	_, err := l.Roll()
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*retryAfter)
+	defer cancel()
+	require.NoError(t, l.Flush(ctx))
+	armed.Store(false)
+	require.NoError(t, l.Close(true))
+	require.Empty(t, e.fatal)
 }

@@ -245,19 +245,22 @@ func closeAll(files []vfs.File) {
 // openOver opens a file, if need be in the place of idle ones: others than logs may
 // have taken the descriptors that the cache counts on.
 func (c *FDCache) openOver(open func() (vfs.File, error)) (vfs.File, error) {
-	const spare = 8
 	f, err := open()
-	if err == nil || !IsNoFiles(err) {
+	if err == nil || !IsNoFiles(err) || !c.GiveWay() {
 		return f, err
 	}
+	return open()
+}
+
+// GiveWay closes a few idle descriptors, for others that found none. It answers
+// whether there were any.
+func (c *FDCache) GiveWay() bool {
+	const spare = 8
 	c.mu.Lock()
 	victims := c.takeLocked(max(c.open-spare, 0))
 	c.mu.Unlock()
-	if len(victims) == 0 {
-		return nil, err
-	}
 	closeAll(victims)
-	return open()
+	return len(victims) > 0
 }
 
 // handle is the open file.
