@@ -1,4 +1,4 @@
-// Compat has the same conversation, byte for byte, with an Apache Kafka broker
+// Command compat has the same conversation, byte for byte, with an Apache Kafka broker
 // and with Firn, and compares their answers field by field. It sends every served
 // API at every version, and the mistakes that clients make.
 //
