@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/firnlog/firn/integration/bench"
 )
 
 func TestMistakesAreNamed(t *testing.T) {
@@ -29,5 +31,5 @@ func TestChooseKeepsTheOrderAsked(t *testing.T) {
 	require.Equal(t, "fsync", cases[1].Name)
 	all, err := choose("")
 	require.NoError(t, err)
-	require.Len(t, all, 14)
+	require.Len(t, all, len(bench.Cases()))
 }
