@@ -297,6 +297,7 @@ func (h *host) propose(pr *replica.ISRProposal) {
 		change.ISR = append(change.ISR, command.ISRMember{BrokerID: m.ID, BrokerEpoch: m.BrokerEpoch})
 	}
 	cmd := &command.AlterPartition{BrokerID: h.p.id, BrokerEpoch: h.p.image.Broker(h.p.id).Epoch, Partitions: []command.ISRChange{change}}
+	h.wipeJoiners(pr)
 	h.p.propose(cmd, func(res command.Result, err error) {
 		if err == nil {
 			err = res.Items[0].Err
@@ -306,6 +307,27 @@ func (h *host) propose(pr *replica.ISRProposal) {
 		}
 		h.rep.ProposalFailed(pr, refusedBy(err) && !errors.Is(err, command.ErrFenced))
 	})
+}
+
+// wipeJoiners takes the disks of those that are to join the ISR, now and then, while that
+// is being decided.
+func (h *host) wipeJoiners(pr *replica.ISRProposal) {
+	w := h.p.w
+	if !w.faults.on || !w.chance(w.plan.wipeJoiners) {
+		return
+	}
+	for _, m := range pr.Members {
+		if slices.Contains(h.rep.ISR(), m.ID) {
+			continue
+		}
+		n := w.nodes[m.ID]
+		w.after(w.upTo(20*time.Millisecond), func() {
+			if w.faults.on && w.mayWipe(n) {
+				n.wipe()
+				n.startLater(w.upTo(w.plan.down))
+			}
+		})
+	}
 }
 
 // someReplicas draws some of the partition's replicas.

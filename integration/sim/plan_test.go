@@ -47,6 +47,8 @@ type plan struct {
 	wedged time.Duration // a broker applies nothing for up to this
 	filled time.Duration // a disk takes no records for up to this
 
+	wipeJoiners float64 // the chance that who is to join an ISR loses its disk meanwhile
+
 	allPower               float64 // the chance that a loss of power hits all brokers
 	bucketFail, bucketLate float64 // chances of a PUT that fails, or that lands after its time-out
 	putTime, putTimeout    time.Duration
@@ -221,10 +223,13 @@ func (p *plan) quickReturns(r drawn) {
 	p.session, p.heartbeat, p.proposeTimeout, p.allPower = time.Second, 100*time.Millisecond, 5*time.Second, 0
 	p.work, p.produceEvery, p.fetchBatches = 12*time.Second, 40*time.Millisecond, 1
 	p.down = r.between(20*time.Millisecond, 200*time.Millisecond)
-	p.net.base, p.net.late, p.net.lateBy = r.between(2*time.Millisecond, 15*time.Millisecond), r.share(0.2, 0.5), r.between(500*time.Millisecond, 4*time.Second)
+	p.net.base, p.net.late, p.net.lateBy = r.between(5*time.Millisecond, 30*time.Millisecond), r.share(0.2, 0.5), r.between(500*time.Millisecond, 4*time.Second)
 	p.every.power, p.every.wipe = r.maybe(0.7, 300*time.Millisecond, 1500*time.Millisecond), r.maybe(0.7, 300*time.Millisecond, time.Second)
 	for i := range p.topics {
 		t := &p.topics[i]
 		t.factor, t.minISR, t.fsync, t.tiered, t.unclean = 3, 2, r.chance(0.3), false, false
+	}
+	if r.chance(0.5) { // disks are lost at the worst moment alone
+		p.every.power, p.every.wipe, p.every.kill, p.wipeJoiners = 0, 0, r.between(200*time.Millisecond, time.Second), r.share(0.4, 0.9)
 	}
 }
