@@ -472,17 +472,22 @@ func (b *Broker) whileLed(ctx context.Context) (led context.Context, stop func()
 	return led, func() { cancel(); looking.Wait() }
 }
 
+// succeeded reports whether there is anybody to hand over to: a full disk is no reason
+// not to be read from.
+func succeeded(img *metadata.Image, by int32) bool {
+	for other := range img.Brokers() {
+		if other.ID != by && other.Staying() {
+			return true
+		}
+	}
+	return false
+}
+
 // leave hands over what this node leads before it stops: its partitions, and the
 // metadata. It is bounded by ctx; what could not be handed over is elected once the
 // lease has ended.
 func (b *Broker) leave(ctx context.Context) {
-	others := 0
-	for other := range b.meta.Image().Brokers() {
-		if other.ID != b.cfg.ID && other.Eligible() {
-			others++
-		}
-	}
-	if others > 0 && b.cfg.ControlledShutdown {
+	if b.cfg.ControlledShutdown && succeeded(b.meta.Image(), b.cfg.ID) {
 		handing, stop := b.whileLed(ctx)
 		if err := b.cluster.beats.Shutdown(handing); err != nil {
 			b.log.Warn("partitions were not all handed over", "err", err)

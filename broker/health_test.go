@@ -158,6 +158,26 @@ func TestHealthNamesWhatOnlyTheBrokerKnows(t *testing.T) {
 	require.Equal(t, []string{"orders-0", "orders-2"}, h.Reasons[1].Partitions)
 }
 
+// A broker that stops hands over where anybody could lead, be it to read from.
+func TestWhoSucceedsAStoppingBroker(t *testing.T) {
+	for name, c := range map[string]struct {
+		others metadata.Broker
+		want   bool
+	}{
+		"up":            {want: true},
+		"disk full":     {others: metadata.Broker{Full: true}, want: true},
+		"fenced":        {others: metadata.Broker{Fenced: true}},
+		"shutting down": {others: metadata.Broker{ShuttingDown: true}},
+	} {
+		img, _ := threeBrokers(func(_ *metadata.Editor, b map[int32]*metadata.Broker, _ []*metadata.Partition) {
+			for _, id := range []int32{2, 3} {
+				b[id].Fenced, b[id].ShuttingDown, b[id].Full = c.others.Fenced, c.others.ShuttingDown, c.others.Full
+			}
+		})
+		require.Equal(t, c.want, succeeded(img, 1), name)
+	}
+}
+
 func TestBrokersAreCounted(t *testing.T) {
 	img, voters := threeBrokers(func(_ *metadata.Editor, b map[int32]*metadata.Broker, p []*metadata.Partition) {
 		b[3].Fenced = true

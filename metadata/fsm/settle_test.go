@@ -417,6 +417,18 @@ func TestFullDisk(t *testing.T) {
 	require.False(t, s.f.Image().Broker(1).Full, "a new life knows nothing of it")
 }
 
+// TestTheLastWithRoomStops: when it is gone, one whose disk is full is read from.
+func TestTheLastWithRoomStops(t *testing.T) {
+	s := newStory(t, 3, map[string]string{"min.insync.replicas": "2"}, 1, 2, 3)
+	s.state(2, command.BrokerFull)
+	s.state(3, command.BrokerFull)
+	s.is("1/0 isr[1] elr[3]") // what 1 and 3 committed since, 2 may lack
+	s.state(1, command.BrokerShuttingDown)
+	s.is("1/0 isr[1] elr[3]")
+	s.state(1, command.BrokerFenced)
+	s.is("3/1 isr[3] elr[1]")
+}
+
 // TestFullDiskUncleanly: one with room is preferred, the last resort is one without.
 func TestFullDiskUncleanly(t *testing.T) {
 	s := newStory(t, 3, map[string]string{"unclean.leader.election.enable": "true", "min.insync.replicas": "1"}, 1, 2, 3)
