@@ -390,3 +390,30 @@ func TestVoteForAVoterNotHeardOf(t *testing.T) {
 	require.True(t, pre, "pre-vote")
 	require.True(t, vote, "vote")
 }
+
+// TestVoteWithoutAVote: a node that was given a vote, and has not heard of it when the
+// leader dies, is needed for the majority that chooses the next one.
+func TestVoteWithoutAVote(t *testing.T) {
+	c := newTestNodes(t, 1, Options{})
+	m := c.members[0]
+	c.start(m, nil)
+	p := newPuppet(t)
+	to := targetAddress(serverID(m.dir), m.link.Addr())
+	servers := raft.Configuration{Servers: []raft.Server{
+		{Suffrage: raft.Voter, ID: serverID(p.dir), Address: raft.ServerAddress(p.addr)},
+		{Suffrage: raft.Nonvoter, ID: serverID(m.dir), Address: raft.ServerAddress(m.link.Addr())},
+	}}
+	var took raft.AppendEntriesResponse
+	require.NoError(t, p.inner.AppendEntries("", to, &raft.AppendEntriesRequest{RPCHeader: p.header(), Term: 2,
+		Entries: []*raft.Log{{Index: 1, Term: 2, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(servers)}}}, &took))
+	require.True(t, took.Success)
+	known, _ := m.node.Servers()
+	require.Len(t, known, 2)
+
+	var pre raft.RequestPreVoteResponse
+	require.NoError(t, p.inner.RequestPreVote("", to, &raft.RequestPreVoteRequest{RPCHeader: p.header(), Term: 3, LastLogIndex: 2, LastLogTerm: 2}, &pre))
+	require.True(t, pre.Granted, "pre-vote")
+	var vote raft.RequestVoteResponse
+	require.NoError(t, p.inner.RequestVote("", to, &raft.RequestVoteRequest{RPCHeader: p.header(), Term: 3, LastLogIndex: 2, LastLogTerm: 2}, &vote))
+	require.True(t, vote.Granted, "vote")
+}

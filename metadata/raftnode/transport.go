@@ -54,9 +54,9 @@ type network interface {
 //     for itself, for ever: the follower gets nothing any more, and the node does not
 //     close. Each request takes all entries that came meanwhile, so little is lost;
 //   - has votes asked for without the candidate's id, by which Raft refuses whom its own
-//     log does not know as a voter: where the leader died right after it gave a vote,
-//     whoever has that entry needs the votes of those who do not (Raft, section 6: servers
-//     vote whatever their configuration; the log decides);
+//     log does not know as a voter (and pre-votes in a known voter's name): where the leader
+//     died right after it gave a vote, whoever has that entry needs the votes of those who do
+//     not (Raft, section 6: servers vote whatever their configuration; the log decides);
 //   - lets no heartbeat change what Raft is behind the back of its main goroutine
 //     (heartbeat);
 //   - takes in whole snapshots, and no old ones (inbound.go).
@@ -124,6 +124,20 @@ func (l *local) committed() uint64 {
 	return 0
 }
 
+// voter is the id of some voter by our own log's newest configuration. A pre-vote is asked for
+// in such a one's name: Raft insists on an id, of one that has a vote. Our own will not
+// do: the leader may have died right after it gave the vote to us.
+func (l *local) voter() []byte {
+	if r := l.running.Load(); r != nil {
+		for _, s := range r.GetConfiguration().Configuration().Servers {
+			if s.Suffrage == raft.Voter {
+				return []byte(s.ID)
+			}
+		}
+	}
+	return l.header.ID
+}
+
 // peer is what the leader knows of one server from its heartbeats.
 type peer struct {
 	down bool
@@ -162,7 +176,7 @@ func (t *transport) run() {
 				t.answering.Go(func() { t.receive(rpc, req) })
 				continue
 			case *raft.RequestPreVoteRequest:
-				req.ID = t.raft.header.ID // Raft insists on one that has a vote
+				req.ID = t.raft.voter()
 			case *raft.RequestVoteRequest:
 				req.ID = nil
 			}
