@@ -134,10 +134,17 @@ func TestClocks(t *testing.T) {
 	for _, b := range c.Brokers {
 		clocks[b.ID] = newClock(t, b, program)
 	}
-	clocks[2].set(8 * time.Second) // is near enough
+	// Of those who would begin the cluster, one that is off is sent away.
+	off := c.Brokers[1]
+	clocks[off.ID].set(time.Hour)
 	for _, b := range c.Brokers {
-		require.NoError(t, b.Launch())
+		if b != off {
+			require.NoError(t, b.Launch())
+		}
 	}
+	refused(t, off, "clock is off", "1h0m0s ahead of those of nodes 1, 3")
+	clocks[off.ID].set(8 * time.Second) // is near enough
+	require.NoError(t, off.Launch())
 	c.AwaitWhole()
 	c.CreateTopic(stampedTopic, partitions, 3, "message.timestamp.type", "LogAppendTime")
 	s := &clockStage{stage: &stage{workload: startWorkload(t, c, "retention.ms", halfAnHour, "local.retention.ms", halfAnHour, "local.retention.bytes", "-1"),

@@ -44,6 +44,7 @@ type Formation struct {
 	value    []Server
 	accepted map[uuid.UUID]bool
 	highest  uint64 // the highest counter heard of
+	clocks   formingClocks
 
 	ready    time.Time // since when enough candidates are seen; zero: not
 	deadline time.Time // of the ballot under way
@@ -89,7 +90,7 @@ const (
 	Prepare MessageKind = iota + 1 // to promise Ballot
 	Accept                         // to accept Value under Ballot
 	Inform                         // Value was chosen
-	Ask                            // what was chosen
+	Ask                            // what was chosen, and what time it is
 )
 
 // Message goes from one node to another. It may be lost, late and doubled.
@@ -119,6 +120,9 @@ type Answer struct {
 	Expect int `json:"expect"`
 	// Formed: it has Raft state, and takes no part.
 	Formed bool `json:"formed,omitempty"`
+	// Time is the receiver's clock, ms since the Unix epoch. Its owner writes it, and
+	// tells the asking machine by HeardClock.
+	Time int64 `json:"time"`
 }
 
 // Handle is the acceptor: it answers a message. formed says that this node has
@@ -162,13 +166,27 @@ type View struct {
 	Tried bool
 }
 
-// quorum is how many nodes agree on a list, where so many candidates are seen. One who
-// was told to begin alone asks nobody.
-func quorum(expect, candidates, named int) int {
+// electorate is how many nodes may have a say, where so many candidates are seen. One
+// who was told to begin alone asks nobody.
+func electorate(expect, candidates, named int) int {
 	if expect > 1 {
 		candidates = max(candidates, named)
 	}
-	return max(expect, candidates/2+1)
+	return max(expect, candidates)
+}
+
+// quorum is how many nodes agree on a list.
+func quorum(expect, candidates, named int) int {
+	return max(expect, electorate(expect, candidates, named)/2+1)
+}
+
+// HeardClock notes how far a node's clock is ahead of this one's, less what the way of
+// the question may account for.
+func (f *Formation) HeardClock(id uuid.UUID, ahead time.Duration) { f.clocks.heard(id, ahead) }
+
+// ClocksOff are the candidates whose clocks are too far from this node's.
+func (f *Formation) ClocksOff(v *View) []Member {
+	return f.clocks.off(f.self.DirectoryID, f.look(v).candidates)
 }
 
 // OutcomeKind says how a node goes on.
@@ -189,6 +207,8 @@ func (k OutcomeKind) String() string {
 // Step is what the machine wants: messages to send, by address, and how to go on.
 type Step struct {
 	Outcome OutcomeKind
+	// Refused is why this node must not run, nil if it may.
+	Refused error
 	Servers []Server // of Bootstrap
 	Members []Member // of Join: living members of the cluster
 	Send    []Outgoing
@@ -201,27 +221,38 @@ type Outgoing struct {
 	Message Message
 }
 
+// sight is who is alive in a View, by what they can do for this node.
+type sight struct {
+	formed     []Member // know a cluster
+	know       []Member // have Raft state, and perhaps no cluster yet
+	candidates []Member // would begin one with us, this node among them
+}
+
+func (f *Formation) look(v *View) (s sight) {
+	for _, m := range v.Members {
+		other := m.DirectoryID != f.self.DirectoryID
+		switch {
+		case m.Status != Alive:
+		case m.ClusterID != "" && other:
+			s.formed = append(s.formed, m)
+		case m.State == Formed && other:
+			s.know = append(s.know, m)
+		case m.State == Forming && m.Expect == f.expect:
+			s.candidates = append(s.candidates, m)
+		}
+	}
+	return s
+}
+
 // Step looks at the world and moves on. It is called at each change, and at least
 // every 100 ms.
 func (f *Formation) Step(now time.Time, v *View) Step {
 	if v.HasState {
 		return Step{Outcome: Resume}
 	}
-	var formed []Member
-	var candidates, know []Member
-	for _, m := range v.Members {
-		switch {
-		case m.Status != Alive:
-		case m.ClusterID != "" && m.DirectoryID != f.self.DirectoryID:
-			formed = append(formed, m)
-		case m.State == Formed && m.DirectoryID != f.self.DirectoryID:
-			know = append(know, m)
-		case m.State == Forming && m.Expect == f.expect:
-			candidates = append(candidates, m)
-		}
-	}
-	if len(formed) > 0 {
-		return Step{Outcome: Join, Members: formed}
+	seen := f.look(v)
+	if len(seen.formed) > 0 {
+		return Step{Outcome: Join, Members: seen.formed}
 	}
 	if f.ledger.Chosen != nil {
 		return f.chosen()
@@ -229,22 +260,33 @@ func (f *Formation) Step(now time.Time, v *View) Step {
 	if !v.Tried {
 		return Step{}
 	}
+	if err := f.clocks.judge(f.self.DirectoryID, seen.candidates, electorate(f.expect, len(seen.candidates), v.Named)); err != nil {
+		return Step{Refused: err}
+	}
+	ask := f.toAll(f.clocks.ask(now, f.self.DirectoryID, seen.candidates), Message{Kind: Ask})
+	return Step{Send: append(ask, f.move(now, seen, v.Named)...)}
+}
+
+// move goes on with the ballot under way, or begins one.
+func (f *Formation) move(now time.Time, seen sight, named int) []Outgoing {
 	if f.phase != idle && !now.Before(f.deadline) {
 		f.giveUp(now)
 	}
 	if f.phase != idle || now.Before(f.next) {
-		return Step{}
+		return nil
 	}
-	if len(know) > 0 {
+	if len(seen.know) > 0 {
 		f.next = now.Add(askEvery)
-		return Step{Send: f.toAll(know, Message{Kind: Ask})}
+		return f.toAll(seen.know, Message{Kind: Ask})
 	}
-	slices.SortFunc(candidates, func(a, b Member) int { return bytes.Compare(a.DirectoryID[:], b.DirectoryID[:]) })
-	rank := slices.IndexFunc(candidates, func(m Member) bool { return m.DirectoryID == f.self.DirectoryID })
-	needed := quorum(f.expect, len(candidates), v.Named)
-	if rank < 0 || len(candidates) < needed {
+	// A clock that is off takes no part, and counts among those who could.
+	needed := quorum(f.expect, len(seen.candidates), named)
+	near := f.clocks.agreeing(f.self.DirectoryID, seen.candidates)
+	slices.SortFunc(near, func(a, b Member) int { return bytes.Compare(a.DirectoryID[:], b.DirectoryID[:]) })
+	rank := slices.IndexFunc(near, func(m Member) bool { return m.DirectoryID == f.self.DirectoryID })
+	if rank < 0 || len(near) < needed {
 		f.ready = time.Time{}
-		return Step{}
+		return nil
 	}
 	if f.ready.IsZero() {
 		f.ready = now
@@ -254,9 +296,9 @@ func (f *Formation) Step(now time.Time, v *View) Step {
 		wait += settle
 	}
 	if now.Sub(f.ready) < wait {
-		return Step{}
+		return nil
 	}
-	return f.propose(now, candidates, needed)
+	return f.propose(now, near, needed)
 }
 
 // chosen is the outcome for one who knows the list: those who are not on it wait
@@ -275,7 +317,7 @@ func (f *Formation) giveUp(now time.Time) {
 
 func (f *Formation) toAll(members []Member, m Message) []Outgoing {
 	m.From, m.Expect = f.self.DirectoryID, f.expect
-	out := make([]Outgoing, 0, len(members))
+	var out []Outgoing
 	for _, to := range members {
 		out = append(out, Outgoing{To: to.DirectoryID, Address: to.ClusterAddr, Message: m})
 	}
@@ -284,7 +326,7 @@ func (f *Formation) toAll(members []Member, m Message) []Outgoing {
 
 // propose begins a ballot above all that were heard of. This node promises it
 // first, so that the ledger keeps it from using the number again.
-func (f *Formation) propose(now time.Time, candidates []Member, quorum int) Step {
+func (f *Formation) propose(now time.Time, candidates []Member, quorum int) []Outgoing {
 	f.phase, f.deadline = preparing, now.Add(ballotTimeout)
 	f.ballot = Ballot{Counter: max(f.highest, f.ledger.Promised.Counter) + 1, Proposer: f.self.DirectoryID}
 	f.quorum = quorum
@@ -300,8 +342,7 @@ func (f *Formation) propose(now time.Time, candidates []Member, quorum int) Step
 	}
 	m := Message{Kind: Prepare, From: f.self.DirectoryID, Expect: f.expect, Ballot: f.ballot}
 	own := f.Handle(&m, false)
-	send := f.toAll(others, m)
-	return Step{Send: append(send, f.Answered(now, &own)...)}
+	return append(f.toAll(others, m), f.Answered(now, &own)...)
 }
 
 // Answered takes an answer to a message of this node, and says what to send next.

@@ -22,9 +22,19 @@ func pool(expect, n int) (*Formation, *View, []Server) {
 	return NewFormation(servers[0], expect, Ledger{}, rand.New(rand.NewPCG(1, 1))), v, servers
 }
 
+// tell answers the questions for clocks, all of which agree but those that are ahead.
+func tell(t *testing.T, f *Formation, out []Outgoing, ahead map[uuid.UUID]time.Duration) {
+	t.Helper()
+	for _, o := range out {
+		require.Equal(t, Ask, o.Message.Kind)
+		f.HeardClock(o.To, ahead[o.To])
+	}
+}
+
 // begin steps past the time that candidates are awaited.
 func begin(t *testing.T, f *Formation, v *View, now *time.Time) []Outgoing {
 	t.Helper()
+	tell(t, f, f.Step(*now, v).Send, nil)
 	require.Empty(t, f.Step(*now, v).Send)
 	*now = now.Add(settle)
 	out := f.Step(*now, v).Send
@@ -161,7 +171,7 @@ func TestThreeOfSixWait(t *testing.T) {
 	v.Named = 6
 	for range 100 {
 		now = now.Add(time.Second)
-		require.Empty(t, f.Step(now, v).Send)
+		tell(t, f, f.Step(now, v).Send, nil)
 	}
 	f, v, _ = pool(3, 4)
 	v.Named = 6
@@ -198,4 +208,77 @@ func FuzzLedger(f *testing.F) {
 			require.False(t, l.Promised.Less(l.Accepted))
 		}
 	})
+}
+
+// A node whose clock most others contradict must not run; one that a few do begins
+// without them; where there is no majority nobody begins.
+func TestClocksOfThoseWhoBegin(t *testing.T) {
+	for name, tc := range map[string]struct {
+		expect, nodes int
+		ahead         map[byte]time.Duration // of the others, by the first byte of their ids
+		asked         int                    // to promise
+		refused       string
+	}{
+		"all agree":          {3, 3, map[byte]time.Duration{2: MaxClockSkew, 3: -MaxClockSkew}, 2, ""},
+		"ours is off":        {3, 3, map[byte]time.Duration{2: time.Hour, 3: time.Hour + MaxClockSkew}, 0, "clock is off: the clock of this node is 1h0m0s behind those of nodes 2, 3, with which a cluster begins; at most 10s is allowed: set it, and keep it by NTP"},
+		"ours is ahead":      {2, 3, map[byte]time.Duration{2: -time.Hour, 3: -time.Hour}, 0, "is 1h0m0s ahead of those of nodes 2, 3"},
+		"another's is off":   {3, 3, map[byte]time.Duration{3: MaxClockSkew + 1}, 0, ""},
+		"one more than need": {3, 4, map[byte]time.Duration{4: time.Hour}, 2, ""},
+		"all differ":         {3, 3, map[byte]time.Duration{2: time.Hour, 3: 2 * time.Hour}, 0, ""},
+		"two differ":         {2, 2, map[byte]time.Duration{2: time.Hour}, 0, ""},
+		"half and half":      {2, 4, map[byte]time.Duration{3: time.Hour, 4: time.Hour}, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Unix(1, 0)
+			f, v, servers := pool(tc.expect, tc.nodes)
+			ahead := map[uuid.UUID]time.Duration{}
+			for i, s := range servers {
+				v.Members[i].NodeID = int32(i + 1)
+				ahead[s.DirectoryID] = tc.ahead[s.DirectoryID[0]]
+			}
+			require.Len(t, f.Step(now, v).Send, tc.nodes-1)
+			now = now.Add(askEvery)
+			tell(t, f, f.Step(now, v).Send, ahead)
+			prepared := 0
+			var refused error
+			for range 4 {
+				s := f.Step(now, v)
+				for _, o := range s.Send {
+					require.Equal(t, Prepare, o.Message.Kind)
+					require.LessOrEqual(t, ahead[o.To].Abs(), MaxClockSkew)
+					prepared++
+				}
+				refused = s.Refused
+				now = now.Add(settle)
+			}
+			require.Equal(t, tc.asked, prepared)
+			if tc.refused == "" {
+				require.NoError(t, refused)
+				return
+			}
+			require.ErrorIs(t, refused, ErrClock)
+			require.ErrorContains(t, refused, tc.refused)
+		})
+	}
+	// A clock that is set right meanwhile is good.
+	now := time.Unix(1, 0)
+	f, v, servers := pool(2, 2)
+	off := map[uuid.UUID]time.Duration{servers[1].DirectoryID: time.Hour}
+	tell(t, f, f.Step(now, v).Send, off)
+	require.Empty(t, f.Step(now, v).Send)
+	require.Len(t, f.ClocksOff(v), 1)
+	now = now.Add(askClock)
+	tell(t, f, f.Step(now, v).Send, nil)
+	require.Empty(t, f.ClocksOff(v))
+	require.Len(t, begin(t, f, v, &now), 1)
+}
+
+// What the way took says nothing of a clock.
+func TestClockAhead(t *testing.T) {
+	sent := time.UnixMilli(1_000_000)
+	at := func(d time.Duration) int64 { return sent.Add(d).UnixMilli() }
+	require.Zero(t, clockAhead(sent, 4*time.Second, at(0)))
+	require.Zero(t, clockAhead(sent, 4*time.Second, at(3999*time.Millisecond)))
+	require.InDelta(t, time.Hour, clockAhead(sent, 4*time.Second, at(time.Hour+4*time.Second)), float64(2*time.Millisecond))
+	require.InDelta(t, -time.Hour, clockAhead(sent, 4*time.Second, at(-time.Hour)), float64(2*time.Millisecond))
 }

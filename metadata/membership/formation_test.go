@@ -27,11 +27,13 @@ type simNode struct {
 	began   []Server   // what Raft was bootstrapped with
 	joined  bool       // by the cluster's own word
 	cluster bool       // knows the cluster's id
+	ahead   time.Duration
 }
 
 func (n *simNode) hasState() bool { return n.began != nil || n.joined && n.cluster }
 
 type simPacket struct {
+	from    int // of an answer
 	to      int
 	message *Message
 	answer  *Answer
@@ -68,6 +70,9 @@ func newSimWorld(t testing.TB, seed uint64) *simWorld {
 		binary.BigEndian.PutUint64(id[:], uint64(w.rand.IntN(1000)*100+i+1))
 		w.nodes = append(w.nodes, &simNode{self: Server{DirectoryID: id, Address: fmt.Sprint(i)}})
 		w.cut, w.blind = append(w.cut, make([]bool, n)), append(w.blind, make([]bool, n))
+	}
+	if n > w.expect && w.expect > 2 && w.rand.IntN(2) == 0 {
+		w.nodes[w.rand.IntN(n)].ahead = time.Duration(w.rand.IntN(2)*2-1) * time.Hour
 	}
 	for i := range n {
 		for j := range n {
@@ -172,6 +177,14 @@ func (w *simWorld) step(i int, mayCrash bool) {
 		return
 	}
 	s := n.f.Step(w.now, w.view(i))
+	if s.Refused != nil {
+		if n.ahead == 0 {
+			w.fail("%d, whose clock is right, is refused: %v", i, s.Refused)
+		}
+		w.trace("%d is refused", i)
+		n.f = nil
+		return
+	}
 	if !w.save(i, mayCrash) {
 		return
 	}
@@ -186,6 +199,9 @@ func (w *simWorld) step(i int, mayCrash bool) {
 			w.fail("%d bootstraps %d servers", i, len(s.Servers))
 		}
 		for j, other := range w.nodes {
+			if other.ahead != 0 && slices.Contains(s.Servers, other.self) {
+				w.fail("%d begins with %d, whose clock is off", i, j)
+			}
 			if other.began != nil && !slices.Equal(other.began, s.Servers) {
 				w.fail("two clusters: %d began %v, %d begins %v", j, other.began, i, s.Servers)
 			}
@@ -194,6 +210,10 @@ func (w *simWorld) step(i int, mayCrash bool) {
 	case Join:
 		if !slices.ContainsFunc(w.nodes, func(o *simNode) bool { return o.cluster }) {
 			w.fail("%d joins what does not exist", i)
+		}
+		if n.ahead != 0 {
+			n.f = nil // the cluster refuses it
+			return
 		}
 		if !n.joined {
 			w.trace("%d joins", i)
@@ -226,6 +246,7 @@ func (w *simWorld) deliver(kind bool) {
 		return
 	}
 	if p.answer != nil {
+		n.f.HeardClock(p.answer.From, w.nodes[p.from].ahead-n.ahead)
 		out := n.f.Answered(w.now, p.answer)
 		if w.save(p.to, !kind) {
 			w.send(out)
@@ -238,7 +259,7 @@ func (w *simWorld) deliver(kind bool) {
 	}
 	a := n.f.Handle(p.message, n.hasState())
 	if w.save(p.to, !kind) {
-		w.net = append(w.net, simPacket{to: from, answer: &a})
+		w.net = append(w.net, simPacket{from: p.to, to: from, answer: &a})
 	}
 }
 
@@ -296,13 +317,13 @@ func (w *simWorld) chaos(steps int) {
 	}
 }
 
-// calm lets all nodes but one run and see each other. With fewer than expect +
+// calm lets all nodes but one run and see each other, or all with one whose clock is off. With fewer than expect +
 // (expect-1)/2 nodes none can be missing for ever.
 func (w *simWorld) calm() {
 	n := len(w.nodes)
 	w.apart = false
 	down := -1
-	if n > w.expect && w.expect > 2 {
+	if wrong := slices.ContainsFunc(w.nodes, func(n *simNode) bool { return n.ahead != 0 }); !wrong && n > w.expect && w.expect > 2 {
 		down = w.rand.IntN(n)
 	}
 	for i := range w.nodes {

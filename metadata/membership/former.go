@@ -66,7 +66,7 @@ type Former struct {
 	done   chan struct{}
 
 	requests chan request
-	answers  chan Answer
+	answers  chan timed
 	wake     chan struct{}
 	outcome  chan Outcome
 	failure  chan error
@@ -75,6 +75,19 @@ type Former struct {
 type request struct {
 	message Message
 	answer  chan Answer
+}
+
+// timed is an answer, with how far its sender's clock is ahead of ours beyond what
+// the call's duration explains.
+type timed struct {
+	Answer
+	ahead time.Duration
+}
+
+// clockAhead is that, for an answer to a call that was made at sent.
+func clockAhead(sent time.Time, took time.Duration, theirs int64) time.Duration {
+	ahead, slack := time.UnixMilli(theirs).Sub(sent.Add(took/2)), took/2
+	return ahead - min(max(ahead, -slack), slack)
 }
 
 // callTimeout bounds one call of the formation.
@@ -100,7 +113,7 @@ func NewFormer(o FormerOptions) (*Former, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &Former{
 		o: o, log: o.Logger, ctx: ctx, cancel: cancel, done: make(chan struct{}),
-		requests: make(chan request), answers: make(chan Answer), wake: make(chan struct{}, 1),
+		requests: make(chan request), answers: make(chan timed), wake: make(chan struct{}, 1),
 		outcome: make(chan Outcome, 1), failure: make(chan error, 1),
 	}
 	machine := NewFormation(Server{DirectoryID: self.DirectoryID, Address: self.ClusterAddr}, o.Expect, ledger,
@@ -199,7 +212,7 @@ func (f *Former) loop(c *course) {
 		case r := <-f.requests:
 			err = c.handle(r)
 		case a := <-f.answers:
-			err = c.answered(&a)
+			err = c.answered(a)
 		case a := <-c.applied:
 			err = c.judged(a)
 		case <-f.wake:
@@ -242,10 +255,11 @@ func (f *Former) begin() error {
 
 func (c *course) handle(r request) error {
 	if !c.checked || c.ended && !c.formed { // it may not run: it takes no part
-		r.answer <- Answer{Kind: r.message.Kind, From: c.f.o.Applicant.DirectoryID, Ballot: r.message.Ballot, Expect: c.f.o.Expect}
+		r.answer <- Answer{Kind: r.message.Kind, From: c.f.o.Applicant.DirectoryID, Ballot: r.message.Ballot, Expect: c.f.o.Expect, Time: time.Now().UnixMilli()}
 		return nil
 	}
 	a := c.machine.Handle(&r.message, c.formed)
+	a.Time = time.Now().UnixMilli()
 	if err := c.save(); err != nil {
 		close(r.answer) // the reader is told below by the zero answer, which promises nothing
 		return err
@@ -254,14 +268,15 @@ func (c *course) handle(r request) error {
 	return nil
 }
 
-func (c *course) answered(a *Answer) error {
+func (c *course) answered(a timed) error {
 	if c.ended {
 		return nil
 	}
+	c.machine.HeardClock(a.From, a.ahead)
 	if a.Expect != 0 && a.Expect != c.f.o.Expect {
 		c.f.log.Warn("cluster: a peer has another bootstrap.expect: they must be the same for a cluster to begin", "directory", a.From, "theirs", a.Expect, "ours", c.f.o.Expect)
 	}
-	out := c.machine.Answered(time.Now(), a)
+	out := c.machine.Answered(time.Now(), &a.Answer)
 	if err := c.save(); err != nil {
 		return err
 	}
@@ -281,7 +296,9 @@ func (c *course) send(out []Outgoing) {
 				f.log.Error("cluster: message cannot be written", "err", err)
 				return
 			}
+			sent := time.Now()
 			reply, err := f.o.Calls.Call(ctx, o.Address, CallForm, body)
+			took := time.Since(sent)
 			var a Answer
 			if err == nil {
 				err = json.Unmarshal(reply, &a)
@@ -291,7 +308,7 @@ func (c *course) send(out []Outgoing) {
 				return
 			}
 			select {
-			case f.answers <- a:
+			case f.answers <- timed{a, clockAhead(sent, took, a.Time)}:
 			case <-f.ctx.Done():
 			}
 		})
@@ -315,14 +332,18 @@ func (c *course) step() error {
 		}
 	}
 	members := m.Members()
-	s := c.machine.Step(now, &View{HasState: c.formed, Members: members, Named: m.named(), Tried: true})
+	view := &View{HasState: c.formed, Members: members, Named: m.named(), Tried: true}
+	s := c.machine.Step(now, view)
+	if s.Refused != nil {
+		return s.Refused
+	}
 	if err := c.save(); err != nil {
 		return err
 	}
 	c.send(s.Send)
 	switch s.Outcome {
 	case Wait:
-		c.explain(now, members)
+		c.explain(now, view)
 	case Bootstrap:
 		return c.end(Outcome{Kind: Bootstrap, Servers: s.Servers})
 	case Join:
@@ -462,32 +483,40 @@ func (c *course) end(o Outcome) error {
 // explainEvery is how often a node that waits says what for.
 const explainEvery = 10 * time.Second
 
-func (c *course) explain(now time.Time, members []Member) {
+func (c *course) explain(now time.Time, v *View) {
 	candidates := 0
-	for _, m := range members {
+	for _, m := range v.Members {
 		if m.Status == Alive && m.State == Forming && m.Expect == c.f.o.Expect {
 			candidates++
 		}
 	}
-	named := c.f.o.Membership.named()
-	needed := quorum(c.f.o.Expect, candidates, named)
+	needed := quorum(c.f.o.Expect, candidates, v.Named)
+	off := c.machine.ClocksOff(v)
 	if c.f.o.Waiting != nil {
-		c.f.o.Waiting(waitsFor(needed-candidates, c.f.o.Expect))
+		what := waitsFor(needed-candidates, c.f.o.Expect)
+		if needed > candidates-len(off) && len(off) > 0 {
+			what = fmt.Sprintf("clocks that agree: that of this node, and that of %s, are more than %s apart", nodes(off), MaxClockSkew)
+		}
+		c.f.o.Waiting(what)
 	}
 	if now.Sub(c.told) < explainEvery {
 		return
 	}
 	c.told = now
 	var seen []string
-	for _, m := range members {
+	for _, m := range v.Members {
 		seen = append(seen, fmt.Sprintf("%s is %s, %s", m, m.Status, m.State))
 		if m.Status == Alive && m.Expect != c.f.o.Expect {
 			c.f.log.Warn("cluster: a peer has another bootstrap.expect: they must be the same for a cluster to begin", "member", m, "theirs", m.Expect, "ours", c.f.o.Expect)
 		}
 	}
+	for _, m := range off {
+		c.f.log.Warn("cluster: the clock of a peer, or of this node, is off: no cluster begins with both; set them, and keep them by NTP", "member", m,
+			"ahead", c.machine.clocks.ahead[m.DirectoryID].Round(time.Second))
+	}
 	slices.Sort(seen)
 	c.f.log.Info("cluster: waits for brokers to begin with", "needed", needed, "candidates", candidates,
-		"bootstrap.expect", c.f.o.Expect, "named by cluster.join", named, "seen", strings.Join(seen, "; "))
+		"bootstrap.expect", c.f.o.Expect, "named by cluster.join", v.Named, "seen", strings.Join(seen, "; "))
 }
 
 // waitsFor names what a node waits for that lacks so many others to begin a cluster with.
