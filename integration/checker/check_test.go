@@ -15,8 +15,8 @@ import (
 //
 // in whole seconds; a FINISH of "…" is none. send VALUE@OFFSET, fail VALUE,
 // unknown VALUE, each with an optional transaction :TXN; poll and pollrc
-// OFFSET=VALUE...; assign, end, start, commit and committed OFFSET; drain
-// FROM..UNTIL; endtxn, aborttxn TXN.
+// OFFSET=VALUE...; assign, end, start, commit, commitlost (of unknown outcome) and
+// committed OFFSET; drain FROM..UNTIL; endtxn, aborttxn TXN.
 func history(t *testing.T, text string) []Op {
 	t.Helper()
 	var ops []Op
@@ -67,6 +67,9 @@ func history(t *testing.T, text string) []Op {
 			if words[2] == "aborttxn" {
 				o.Outcome = Failed
 			}
+		case "commitlost":
+			o.Kind, o.Group, o.Outcome = Commit, "g", Unknown
+			scan(args[0], "%d", &o.Offset)
 		default:
 			o.Kind, o.Group = Kind(words[2]), "g"
 			scan(args[0], "%d", &o.Offset)
@@ -163,6 +166,9 @@ func TestAnomalies(t *testing.T) {
 		{"ends at once have no order", "c 3-5 end 7\nd 4-6 end 6", nil},
 		{"a position that goes back", "c 1-2 commit 7\nd 3-4 committed 6", []Anomaly{CommitBack}},
 		{"a position that is gone", "c 1-2 commit 7\nd 3-4 committed -1", []Anomaly{CommitBack}},
+		{"a position that goes back to a commit that may come late", "c 1-2 commitlost 6\nc 3-4 commit 7\nd 5-6 committed 6", nil},
+		{"a position that goes back to another", "c 1-2 commitlost 5\nc 3-4 commit 7\nd 5-6 committed 6", []Anomaly{CommitBack}},
+		{"a position that goes back to one of a later commit", "c 3-4 commit 7\nd 5-6 committed 6\nc 7-8 commitlost 6", []Anomaly{CommitBack}},
 		{"a commit that is under way", "c 1-4 commit 7\nd 3-5 committed -1", nil},
 		{"a transaction", `
 		p 1-2 send a@0:x

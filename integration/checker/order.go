@@ -170,12 +170,22 @@ func (v *logView) checkEnds() {
 }
 
 // checkCommits holds the positions that groups were told against those that were
-// committed before.
+// committed before. A commit whose outcome is unknown may be done at any time after it
+// began, also after later ones: nothing in the protocol orders two connections.
 func (v *logView) checkCommits() {
 	known := make(map[string]floors)
+	type position struct {
+		group  string
+		offset int64
+	}
+	late := make(map[position]int64) // when the first of them began
 	for _, c := range v.commits {
-		if c.Outcome == OK {
+		at := position{c.Group, c.Offset}
+		switch began, again := late[at]; {
+		case c.Outcome == OK:
 			known[c.Group] = append(known[c.Group], floor{c.Finish, c.Offset})
+		case c.Outcome == Unknown && c.Kind == Commit && (!again || c.Begin < began):
+			late[at] = c.Begin
 		}
 	}
 	for _, f := range known {
@@ -185,7 +195,8 @@ func (v *logView) checkCommits() {
 		if c.Kind != Committed || c.Outcome != OK {
 			continue
 		}
-		if least := known[c.Group].before(c.Begin); c.Offset < least {
+		began, may := late[position{c.Group, c.Offset}]
+		if least := known[c.Group].before(c.Begin); c.Offset < least && (!may || c.Finish < began) {
 			v.report(CommitBack, "%d was committed before: %s", least, c)
 		}
 	}

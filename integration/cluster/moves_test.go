@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"maps"
 	"os"
 	"path/filepath"
@@ -451,12 +452,16 @@ func TestThrottledMoves(t *testing.T) {
 	harness.Eventually(t, harnessLimit, func() string { return left(t, c.Broker(to), m.TopicID) })
 	alter(kadm.DeleteConfig, "leader", "")
 
-	// Without a throttle it does not take any such time.
-	began := time.Now()
-	await(move())
-	took := time.Since(began)
-	t.Logf("without a throttle: %v", took.Round(time.Millisecond))
-	require.Less(t, took, due/2, "the throttle was taken back")
+	// Without a throttle it does not take any such time, each time, however busy the
+	// machine is.
+	best := time.Duration(math.MaxInt64)
+	for tries := 0; tries < 6 && best >= due/2; tries++ {
+		began := time.Now()
+		await(move())
+		best = min(best, time.Since(began))
+		t.Logf("without a throttle: %v", best.Round(time.Millisecond))
+	}
+	require.Less(t, best, due/2, "the throttle was taken back")
 	c.AwaitWhole()
 }
 

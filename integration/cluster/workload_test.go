@@ -235,7 +235,8 @@ func (w *workload) member(ctx context.Context, name string) {
 			w.hist.Add(checker.Op{Client: name, Kind: checker.Assign, Log: logName(p), Begin: now, Finish: now, Offset: checker.None})
 		}
 	}
-	c := w.c.OwnClient(kgo.ConsumerGroup(groupName), kgo.ConsumeTopics(topicName), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(),
+	var attempts commitWrites
+	c := w.c.OwnClient(kgo.WithHooks(&attempts), kgo.ConsumerGroup(groupName), kgo.ConsumeTopics(topicName), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.SessionTimeout(10*time.Second), kgo.HeartbeatInterval(500*time.Millisecond),
 		kgo.FetchMaxWait(200*time.Millisecond), kgo.OnPartitionsAssigned(assigned))
 	defer leave(c)
@@ -243,8 +244,18 @@ func (w *workload) member(ctx context.Context, name string) {
 		begin := w.hist.Now()
 		fetches := c.PollFetches(ctx)
 		w.note(name, begin, fetches)
-		w.commit(ctx, c, name, fetches)
+		w.commit(ctx, c, name, fetches, &attempts)
 		c.AllowRebalance()
+	}
+}
+
+// commitWrites counts the OffsetCommits that a client wrote to connections.
+type commitWrites struct{ n atomic.Int64 }
+
+// OnBrokerWrite implements kgo.HookBrokerWrite.
+func (w *commitWrites) OnBrokerWrite(_ kgo.BrokerMetadata, key int16, bytes int, _, _ time.Duration, _ error) {
+	if key == int16(kmsg.OffsetCommit) && bytes > 0 {
+		w.n.Add(1)
 	}
 }
 
@@ -259,8 +270,10 @@ func leave(c *kgo.Client) {
 	}
 }
 
-// commit stores what a poll reached. Errors are the faults' work.
-func (w *workload) commit(ctx context.Context, c *kgo.Client, name string, fetches kgo.Fetches) {
+// commit stores what a poll reached. Errors are the faults' work. Where the client wrote
+// more than one request, those that it gave up may still be on their way, in a
+// connection that it has closed: that is noted as a commit of unknown outcome.
+func (w *workload) commit(ctx context.Context, c *kgo.Client, name string, fetches kgo.Fetches, attempts *commitWrites) {
 	at := map[int32]kgo.EpochOffset{}
 	fetches.EachRecord(func(r *kgo.Record) { at[r.Partition] = kgo.EpochOffset{Epoch: r.LeaderEpoch, Offset: r.Offset + 1} })
 	if len(at) == 0 {
@@ -268,7 +281,7 @@ func (w *workload) commit(ctx context.Context, c *kgo.Client, name string, fetch
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	begin := w.hist.Now()
+	begin, before := w.hist.Now(), attempts.n.Load()
 	outcome := map[int32]checker.Outcome{}
 	c.CommitOffsetsSync(ctx, map[string]map[int32]kgo.EpochOffset{topicName: at}, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		for p := range at {
@@ -286,8 +299,14 @@ func (w *workload) commit(ctx context.Context, c *kgo.Client, name string, fetch
 		}
 	})
 	now := w.hist.Now()
+	tried := attempts.n.Load()-before > 1
 	for p, o := range at {
-		w.hist.Add(checker.Op{Client: name, Kind: checker.Commit, Log: logName(p), Group: groupName, Begin: begin, Finish: now, Offset: o.Offset, Outcome: outcome[p]})
+		op := checker.Op{Client: name, Kind: checker.Commit, Log: logName(p), Group: groupName, Begin: begin, Finish: now, Offset: o.Offset, Outcome: outcome[p]}
+		w.hist.Add(op)
+		if tried {
+			op.Outcome = checker.Unknown
+			w.hist.Add(op)
+		}
 	}
 }
 

@@ -290,7 +290,8 @@ func (m *Membership) Member(dir uuid.UUID) (Member, bool) {
 }
 
 // Subscribe calls fn with each event from now on, in order, on one goroutine for
-// all subscribers: fn must not block. After cancel returns no new call begins.
+// all subscribers: fn must not block. After cancel returns no new call begins. What
+// happened before is in Members and Problems.
 func (m *Membership) Subscribe(fn func(Event)) (cancel func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

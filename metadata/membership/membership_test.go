@@ -41,8 +41,23 @@ func open(t *testing.T, id int32, change func(*Options)) *node {
 	require.NoError(t, err)
 	n.Membership = m
 	m.Subscribe(func(e Event) { n.events <- e })
+	n.catchUp()
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return n
+}
+
+// catchUp makes events of what happened before anybody listened.
+func (n *node) catchUp() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, other := range n.others {
+		if other.Status == Alive {
+			n.events <- Event{Kind: MemberJoined, Member: other}
+		}
+	}
+	for _, p := range n.problems {
+		n.events <- Event{Kind: Trouble, Err: p.problem}
+	}
 }
 
 func join(addrs ...string) func(*Options) { return func(o *Options) { o.Join = addrs } }
