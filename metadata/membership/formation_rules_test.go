@@ -277,6 +277,7 @@ func TestClocksOfThoseWhoBegin(t *testing.T) {
 func TestClockAhead(t *testing.T) {
 	sent := time.UnixMilli(1_000_000)
 	at := func(d time.Duration) int64 { return sent.Add(d).UnixMilli() }
+	require.Zero(t, clockAhead(sent, 4*time.Second, 0), "an older program")
 	require.Zero(t, clockAhead(sent, 4*time.Second, at(0)))
 	require.Zero(t, clockAhead(sent, 4*time.Second, at(3999*time.Millisecond)))
 	require.InDelta(t, time.Hour, clockAhead(sent, 4*time.Second, at(time.Hour+4*time.Second)), float64(2*time.Millisecond))

@@ -84,8 +84,12 @@ type timed struct {
 	ahead time.Duration
 }
 
-// clockAhead is that, for an answer to a call that was made at sent.
+// clockAhead is that, for an answer to a call that was made at sent; zero for one of an
+// older program, which tells no time.
 func clockAhead(sent time.Time, took time.Duration, theirs int64) time.Duration {
+	if theirs == 0 {
+		return 0
+	}
 	ahead, slack := time.UnixMilli(theirs).Sub(sent.Add(took/2)), took/2
 	return ahead - min(max(ahead, -slack), slack)
 }
