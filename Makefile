@@ -42,9 +42,10 @@ test: $(BIN)/minio ## all tests that need Go alone, a real MinIO among them
 test-clients: build ## kcat, librdkafka, Python, Node and Apache Kafka's own tools against bin/firn
 	./integration/clients/run.sh
 
-lint: $(BIN)/golangci-lint-$(GOLANGCI_VERSION) $(BIN)/govulncheck-$(GOVULN_VERSION) ## golangci-lint, govulncheck, formatting
+lint: $(BIN)/golangci-lint-$(GOLANGCI_VERSION) $(BIN)/govulncheck-$(GOVULN_VERSION) ## golangci-lint, govulncheck, formatting, a build for macOS
 	$(BIN)/golangci-lint-$(GOLANGCI_VERSION) run ./...
 	./scripts/vuln.sh $(BIN)/govulncheck-$(GOVULN_VERSION)
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/firn
 
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	./scripts/fuzz.sh $(or $(FUZZTIME),30s)

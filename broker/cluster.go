@@ -277,8 +277,8 @@ func (b *Broker) startControl() {
 	c.control = controller.New(controller.Options{
 		Meta: leader, Verify: leader.Verify, Reign: leader.Reign, Calls: c.link, Logger: b.log,
 		Leases: controller.LeaseOptions{Session: b.cfg.BrokerLease},
-		Upkeep: controller.UpkeepOptions{Balance: b.cfg.AutoLeaderRebalance, BalancePercent: -1,
-			InternalFactor: int(b.cfg.OffsetsReplicationFactor)},
+		Upkeep: controller.UpkeepOptions{Balance: b.cfg.AutoLeaderRebalance, BalanceEvery: time.Duration(b.cfg.RebalanceSeconds) * time.Second,
+			BalancePercent: -1, InternalFactor: int(b.cfg.OffsetsReplicationFactor)},
 	})
 	admission := membership.NewAdmission(membership.AdmissionOptions{Image: b.meta.Image})
 	c.link.HandleCall(membership.CallJoin, func(ctx context.Context, _ link.Peer, body []byte) ([]byte, error) {

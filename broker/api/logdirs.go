@@ -38,7 +38,8 @@ func diskSpace(path string) (total, usable int64) {
 	if err := unix.Statfs(path, &st); err != nil {
 		return -1, -1
 	}
-	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize
+	block := int64(st.Bsize) //nolint:unconvert // of other types on other systems
+	return int64(st.Blocks) * block, int64(st.Bavail) * block
 }
 
 func (s *Server) replicaSizes(req *kmsg.DescribeLogDirsRequest) []kmsg.DescribeLogDirsResponseDirTopic {

@@ -66,6 +66,7 @@ type Node struct {
 	ReplicaFetchers      int           `koanf:"num.replica.fetchers"`
 	ReplicaFetchMaxWait  time.Duration `koanf:"replica.fetch.wait.max.ms"`
 	AutoLeaderRebalance  bool          `koanf:"auto.leader.rebalance.enable"`
+	RebalanceSeconds     int64         `koanf:"leader.imbalance.check.interval.seconds"`
 	ControlledShutdown   bool          `koanf:"controlled.shutdown.enable"`
 }
 

@@ -141,7 +141,7 @@ func (c *Conn) sendBytes(vector [][]byte, more bool) error {
 func (c *Conn) sendVector(vector [][]byte, more bool) error {
 	flags := unix.MSG_NOSIGNAL
 	if more {
-		flags |= unix.MSG_MORE
+		flags |= sendMore
 	}
 	var failed error
 	err := c.raw.Write(func(fd uintptr) bool {
@@ -179,7 +179,7 @@ func (c *Conn) sendFile(r FileRange) (closeReason, error) {
 	c.wrote()
 	defer c.writeSince.Store(0)
 	var err error
-	if fd := r.File.Fd(); c.tls == nil && fd != ^uintptr(0) {
+	if fd := r.File.Fd(); hasSendfile && c.tls == nil && fd != ^uintptr(0) {
 		err = c.sendfile(int(fd), r.Off, r.Len)
 	} else {
 		err = c.copyFile(r)

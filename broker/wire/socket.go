@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerClosed tells whether the peer closed its side or the connection is dead,
-// even where unread bytes stand before the end.
+// peerClosed tells whether the peer closed its side or the connection is dead; on
+// Linux even where unread bytes stand before the end.
 func peerClosed(fd uintptr) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	fds := []unix.PollFd{{Fd: int32(fd), Events: pollPeerClosed}}
 	for {
 		n, err := unix.Poll(fds, 0)
 		if err == unix.EINTR {
 			continue
 		}
-		return err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+		return err == nil && n > 0 && fds[0].Revents&(pollPeerClosed|unix.POLLHUP|unix.POLLERR) != 0
 	}
 }
 

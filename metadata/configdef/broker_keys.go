@@ -94,6 +94,7 @@ func nodeKeys() []*Key {
 		throttle("follower.replication.throttled.rate", "followers of throttled replicas fetch"),
 		throttle("replica.alter.log.dirs.io.max.bytes.per.second", "replicas move between directories"),
 		boolean("auto.leader.rebalance.enable", "true", "Whether leadership returns to the preferred replica."),
+		long("leader.imbalance.check.interval.seconds", "300", "Seconds between two returns of leadership to preferred replicas.").atLeast(1),
 		boolean("controlled.shutdown.enable", "true", "Whether leaders move away before a node stops."),
 		integer("broker.session.timeout.ms", "3000", "How long, in ms, a broker's lease lasts without a heartbeat. Kafka's default is 9000.").atLeast(1),
 		integer("broker.heartbeat.interval.ms", "500", "Time, in ms, between a broker's heartbeats. Kafka's default is 2000.").atLeast(1),

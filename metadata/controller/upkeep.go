@@ -12,8 +12,7 @@ type UpkeepOptions struct {
 	// Balance returns leaderships to preferred replicas
 	// (auto.leader.rebalance.enable), every BalanceEvery
 	// (leader.imbalance.check.interval.seconds, default 300 s), of brokers that lack
-	// more than BalancePercent of theirs (leader.imbalance.per.broker.percentage;
-	// negative: 10).
+	// more than BalancePercent of theirs (negative: 10).
 	Balance        bool
 	BalanceEvery   time.Duration
 	BalancePercent int
