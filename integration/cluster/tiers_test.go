@@ -76,6 +76,12 @@ func TestDeposedUploads(t *testing.T) {
 	c.StartBroker(next)
 	c.AwaitWhole()
 	s.electPreferred()
+	harness.Eventually(t, harnessLimit, func() string {
+		if end, bases := s.remoteEnd(old), segmentBases(t, next, id, 0); slices.Contains(bases, end) || end < bases[0] {
+			return fmt.Sprintf("the bucket ends at %d, and the next leader's segments begin at %v", end, bases)
+		}
+		return ""
+	})
 
 	deposed := func(late bool) (key string, u *upload) {
 		t.Helper()
