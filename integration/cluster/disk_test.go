@@ -16,7 +16,7 @@ import (
 func (s *stage) powerCut(brokers ...*fleet.Broker) {
 	s.t.Helper()
 	for _, b := range brokers {
-		s.c.Disk[b.ID].LosePower()
+		s.c.Disk[b.ID].LosePower(b.Pid())
 	}
 	for _, b := range brokers {
 		// It notices by a failed write or fsync, and does not go on.

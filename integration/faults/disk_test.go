@@ -35,7 +35,7 @@ func TestPowerLoss(t *testing.T) {
 		l.Await(1+rand.Int64N(4000), time.Minute)
 		made := fmt.Sprintf("made-%d", round)
 		b.CreateTopic(t, made, 1)
-		d.LosePower()
+		d.LosePower(b.Pid())
 		// The broker notices by a failed write or fsync, and does not go on.
 		select {
 		case <-b.Exited():

@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,10 +100,15 @@ const (
 	ext4NoLogFlush = 2
 )
 
-// LosePower makes the file system drop what was not synced: from now on every
-// write fails, and nothing in memory reaches the disk.
-func (d *Disk) LosePower() {
+// LosePower makes the file system drop what was not synced: from now on every write
+// fails, and nothing in memory reaches the disk. The processes that write to it stand
+// still meanwhile: the kernel may tell a sync that is under way at that moment of
+// success, though its journal is gone, and no loss of power lets that be told on.
+func (d *Disk) LosePower(pids ...int) {
 	d.t.Helper()
+	for _, pid := range pids {
+		d.halt(pid)
+	}
 	f, err := os.Open(d.Dir)
 	if err != nil {
 		d.t.Fatal(err)
@@ -110,6 +116,41 @@ func (d *Disk) LosePower() {
 	defer f.Close()
 	if err := unix.IoctlSetPointerInt(int(f.Fd()), ext4Shutdown, ext4NoLogFlush); err != nil {
 		d.t.Fatalf("shut the file system down: %v", err)
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil && !errors.Is(err, unix.ESRCH) {
+			d.t.Fatalf("let process %d go on: %v", pid, err)
+		}
+	}
+}
+
+// halt stops a process, and returns when none of its threads is in the kernel.
+func (d *Disk) halt(pid int) {
+	d.t.Helper()
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		d.t.Fatalf("stop process %d: %v", pid, err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for moving := ""; ; {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		moving = ""
+		for _, path := range stats {
+			stat, err := os.ReadFile(path)
+			// PID (NAME) STATE …, proc_pid_stat(5); a thread may be gone by now.
+			if i := strings.LastIndexByte(string(stat), ')'); err == nil && (i < 0 || !strings.HasPrefix(string(stat[i:]), ") T")) {
+				moving = string(stat)
+			}
+		}
+		if moving == "" && len(stats) > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("process %d does not stand still: %s", pid, moving)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
