@@ -131,12 +131,12 @@ func (d *Disk) halt(pid int) {
 		d.t.Fatalf("stop process %d: %v", pid, err)
 	}
 	deadline := time.Now().Add(30 * time.Second)
-	for moving := ""; ; {
+	for {
 		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		if err != nil {
 			d.t.Fatal(err)
 		}
-		moving = ""
+		moving := ""
 		for _, path := range stats {
 			stat, err := os.ReadFile(path)
 			// PID (NAME) STATE …, proc_pid_stat(5); a thread may be gone by now.
