@@ -2,18 +2,23 @@ package group
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"runtime/pprof"
 	"strconv"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"github.com/firnlog/firn/record"
 )
 
-// Waits between attempts to load a partition whose log cannot be read.
+// Waits between attempts to load a partition whose log cannot be read; loadRetryLease is
+// that of a leader without a lease, which a broker that starts has in a moment.
 const (
-	loadRetryMin = 500 * time.Millisecond
-	loadRetryMax = 30 * time.Second
+	loadRetryLease = 50 * time.Millisecond
+	loadRetryMin   = 500 * time.Millisecond
+	loadRetryMax   = 30 * time.Second
 )
 
 // load reads the shard's partition until it succeeds or the shard ends. It is
@@ -21,7 +26,7 @@ const (
 func (c *Coordinator) load(ctx context.Context, s *shard) {
 	labels := pprof.Labels("group", "load", "partition", strconv.Itoa(int(s.partition)))
 	pprof.Do(ctx, labels, func(ctx context.Context) {
-		for wait := loadRetryMin; ; wait = min(2*wait, loadRetryMax) {
+		for wait := loadRetryMin; ; {
 			select {
 			case c.loads <- struct{}{}:
 			case <-ctx.Done():
@@ -48,10 +53,16 @@ func (c *Coordinator) load(ctx context.Context, s *shard) {
 				}
 				return
 			}
-			c.logger.Error("offsets partition: cannot load, will try again", "partition", s.partition,
-				"epoch", s.epoch, "in", wait, "err", err)
+			pause, level := wait, slog.LevelError
+			if errors.Is(err, kerr.NotLeaderForPartition) {
+				pause, level = loadRetryLease, slog.LevelDebug
+			} else {
+				wait = min(2*wait, loadRetryMax)
+			}
+			c.logger.Log(ctx, level, "offsets partition: cannot load, will try again", "partition", s.partition,
+				"epoch", s.epoch, "in", pause, "err", err)
 			select {
-			case <-time.After(wait):
+			case <-time.After(pause):
 			case <-ctx.Done():
 				return
 			}
