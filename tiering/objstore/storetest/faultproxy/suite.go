@@ -23,7 +23,7 @@ func (p *Proxy) Run(t *testing.T, direct, through objstore.Store, multipart int6
 	n := 0
 	retrying := func(t *testing.T) objstore.Store {
 		return objstore.WithRetries(through, objstore.RetryOptions{
-			BaseDelay: time.Millisecond, Timeout: 400 * time.Millisecond, StallTimeout: 300 * time.Millisecond,
+			BaseDelay: time.Millisecond, Timeout: time.Second, StallTimeout: 800 * time.Millisecond,
 			MinRate: 20 << 20, Budget: objstore.NewBudget(1000),
 			Observe: func(a objstore.Attempt) {
 				if a.Err != nil && a.Retrying && !objstore.Retryable(a.Err) {
