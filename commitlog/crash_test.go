@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/firnlog/firn/commitlog/segment"
 	"github.com/firnlog/firn/record"
 )
 
@@ -189,4 +190,43 @@ func crashRun(t *testing.T, seed uint64) {
 	clone := mem.CrashClone(vfs.CrashCloneCfg{})
 	o := outcome{history: history, startMin: l.Start(), startMax: l.Start(), endMin: l.End(), endMax: l.End(), emptyAt: record.NoOffset}
 	o.check(t, clone, "after a clean close")
+}
+
+// TestResetIsFinishedOnce: a reset that a crash interrupted is carried out by the next
+// start, and over by the time that the log can be used: what is acknowledged after that
+// must not go with another start, however soon that comes.
+func TestResetIsFinishedOnce(t *testing.T) {
+	mem := memFS(t)
+	c := &crasher{mem: mem, rng: rand.New(rand.NewPCG(1, 1))}
+	e := newEnv(t, errorfs.Wrap(mem, errorfs.InjectorFunc(c.hook)), "/data/topic/0")
+	l := e.open()
+	fill(t, l, 5)
+	flush(t, l)
+	clones, _, _ := c.during(l, func() { require.NoError(t, l.ResetTo(50, []EpochStart{{1, 0}}, nil)) })
+	require.NoError(t, l.Close(true))
+	interrupted := 0
+	for _, clone := range clones {
+		found := func(fs vfs.FS) bool {
+			b, err := segment.ReadFile(fs, "/data/topic/0/"+checkpointName, checkpointLimit)
+			if segment.IsNotExist(err) {
+				return false
+			}
+			require.NoError(t, err)
+			cp, err := parseCheckpoint(b)
+			require.NoError(t, err)
+			return cp.reset
+		}
+		if !found(clone) {
+			continue
+		}
+		interrupted++
+		e := newEnv(t, clone, "/data/topic/0")
+		l := e.open()
+		require.Equal(t, record.Offset(50), l.End())
+		require.Equal(t, []EpochStart{{1, 0}}, l.Epochs())
+		require.False(t, found(clone), "the next start would reset the log again")
+		require.False(t, found(clone.CrashClone(vfs.CrashCloneCfg{})), "a start after a loss of power would")
+		require.NoError(t, l.Close(false))
+	}
+	require.Positive(t, interrupted)
 }

@@ -49,7 +49,8 @@ func Open(o Options) (*Log, error) {
 //   - segments after the list: written since. Each must begin where the one
 //     before ends, else it and all after it were cut off before, or never
 //     became durable as a whole, and are removed;
-//   - the reset flag: ResetTo was under way, everything goes;
+//   - the reset flag: ResetTo was under way, everything goes, and the flag before the
+//     log is used;
 //   - the swap flag: see compaction;
 //   - files without a segment, temporary files: removed.
 type recovery struct {
@@ -108,7 +109,13 @@ func (r *recovery) run() error {
 	l.flushed.Store(int64(flushed))
 	r.changed = r.changed || r.next > flushed
 	l.dirChanged = l.dirChanged || r.changed
-	return r.sweep()
+	if err := r.sweep(); err != nil {
+		return err
+	}
+	if r.cp != nil && r.cp.reset {
+		return r.endReset()
+	}
+	return nil
 }
 
 // list reads the directory, which it makes if there is none.
@@ -534,4 +541,20 @@ func (r *recovery) finishReset() error {
 	r.cp.segments = nil
 	r.changed = true
 	return nil
+}
+
+// endReset takes the flag back by which finishReset came here: as long as a start finds
+// it, whatever was appended meanwhile goes.
+func (r *recovery) endReset() error {
+	l := r.l
+	if err := l.syncDirs(true); err != nil {
+		return err
+	}
+	l.rooted.Store(true)
+	cp := *r.cp
+	cp.reset, cp.segments = false, []segment.Meta{r.parts[0].Meta()}
+	if err := l.writeCheckpoint(&cp); err != nil {
+		return err
+	}
+	return segment.SyncDir(l.place.FS, l.place.Dir)
 }
