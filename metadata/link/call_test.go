@@ -62,14 +62,14 @@ func TestCallAndItsErrors(t *testing.T) {
 	require.Equal(t, CodeTooLarge, ce.Code)
 }
 
-// TestManyCalls has many calls in flight; each gets its own answer, and few
+// TestManyCalls has thousands of calls in flight; each gets its own answer, and few
 // connections carry them.
 func TestManyCalls(t *testing.T) {
 	noLeaks(t)
 	var hellos atomic.Int32
 	a := openLink(t, 1, nil)
 	b := openLink(t, 2, func(o *Options) { o.Accept = func(Peer) error { hellos.Add(1); return nil } })
-	const calls = 1200
+	const calls = 3000
 	// One that fails will never be there: the others must not wait for it for ever.
 	ctx, giveUp := context.WithCancel(t.Context())
 	defer giveUp()

@@ -112,7 +112,7 @@ func TestLeadershipMovesAfterKill(t *testing.T) {
 			}
 			slices.Sort(times)
 			t.Logf("the first command after a kill took %v", times)
-			require.Less(t, times[len(times)/2], 3*time.Second) // 1.5 s is the aim; the machine is shared
+			require.Less(t, times[len(times)-1], 3*time.Second) // 1.5 s is the aim; the machine is shared
 			if hints {
 				require.Less(t, times[0], 300*time.Millisecond)
 			}
@@ -148,7 +148,7 @@ func TestPartitionedLeader(t *testing.T) {
 	old := c.leader()
 	c.cut(old, swallows)
 	cutAt := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -162,7 +162,7 @@ func TestPartitionedLeader(t *testing.T) {
 		})
 	}
 	wg.Go(func() {
-		short, cancel := context.WithTimeout(ctx, 4*time.Second)
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		if err := old.node.ReadBarrier(short); err == nil {
 			t.Error("a leader cut off passed a read barrier")
@@ -171,6 +171,7 @@ func TestPartitionedLeader(t *testing.T) {
 	rest := c.others(old)
 	require.NoError(t, makeTopic(ctx, rest[0].node, "after"))
 	t.Logf("the first command after a cut took %v", time.Since(cutAt))
+	require.Less(t, time.Since(cutAt), 3*time.Second)
 	wg.Wait()
 	require.False(t, old.node.leads(), "it still believes that it leads")
 	require.Eventually(t, func() bool { return old.node.Image().ControllerID() == -1 }, 5*time.Second, time.Millisecond)
