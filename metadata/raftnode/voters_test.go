@@ -38,13 +38,19 @@ func (e *electorate) through(what string, change func(ctx context.Context, n *No
 	require.NoError(e.t, change(ctx, by.node), "%s, by node %d", what, by.id)
 }
 
+// address is what Raft stores for a member, the same through all its lives: Raft has a race
+// of its own where it changes. Who is where is found by directory.
+func (e *electorate) address(m *member) string {
+	return e.testNodes.servers(len(e.members))[e.index(m.dir)].Address
+}
+
 func (e *electorate) addVoter() {
 	e.vote(e.pick(without(e.servers, e.voters...)))
 }
 
 func (e *electorate) vote(m *member) {
 	e.through(fmt.Sprintf("a vote for %d", m.id), func(ctx context.Context, n *Node) error {
-		return n.AddVoter(ctx, m.dir, m.link.Addr(), 0)
+		return n.AddVoter(ctx, m.dir, e.address(m), 0)
 	})
 	e.voters = append(e.voters, m)
 }
@@ -70,7 +76,7 @@ func (e *electorate) removeVoter() *member {
 
 func (e *electorate) follow(m *member) {
 	e.through(fmt.Sprintf("%d follows", m.id), func(ctx context.Context, n *Node) error {
-		return n.AddNonvoter(ctx, m.dir, m.link.Addr(), 0)
+		return n.AddNonvoter(ctx, m.dir, e.address(m), 0)
 	})
 	e.servers = append(e.servers, m)
 }
